@@ -27,8 +27,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from harness import report
+from controller.optical.candidate_routes import CandidateRoutes
 from controller.optical.route_order import tuned_selection_for
-from controller.optical.rsa import BY_COST, FIRST_FIT, MOST_USED, CandidateRoutes, RouteOrder
+from controller.optical.rsa import BY_COST, FIRST_FIT, MOST_USED, RouteOrder
 from harness.moving_comparison import QUICK_SETTINGS, compare_moving
 from harness.nsfnet import LOADS, NODES, SPANS
 from harness.published_plants import SETTINGS

@@ -47,9 +47,10 @@ from controller.dataplane.southbound import (
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation
 from controller.errors import Refused
+from controller.optical.candidate_routes import CandidateRoutes
 from controller.optical.lightpath_design import reservable_bps
 from controller.optical.route_order import tuned_selection_for
-from controller.optical.rsa import CandidateRoutes, RouteOrder
+from controller.optical.rsa import RouteOrder
 from controller.runtime.assembly import tune_garbage_collector
 from controller.service.requests import ReservationSpec, Response
 from controller.service.reservation_service import Service

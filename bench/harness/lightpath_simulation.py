@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Literal
 
+from controller.optical.candidate_routes import CandidateRoutes
 from controller.optical.reallocation import (
     LitLightpath,
     LitSpectrum,
@@ -19,7 +20,7 @@ from controller.optical.reallocation import (
     RouteOption,
     reallocate,
 )
-from controller.optical.rsa import Assignment, CandidateRoutes, RouteOrder, assign
+from controller.optical.rsa import Assignment, RouteOrder, assign
 from harness.lightpath_replay import LogEntry
 from harness.route_order_search import Demand
 

@@ -10,8 +10,9 @@ from statistics import mean
 from rich.table import Table
 
 from harness import report
+from controller.optical.candidate_routes import CandidateRoutes
 from controller.optical.reallocation import MovePolicy
-from controller.optical.rsa import FIRST_FIT, GAP_AWARE, TUNED, CandidateRoutes, RouteOrder
+from controller.optical.rsa import FIRST_FIT, GAP_AWARE, TUNED, RouteOrder
 from harness.lightpath_replay import replay
 from harness.lightpath_simulation import Outcome, Simulation
 from harness.published_plants import SETTINGS, Setting

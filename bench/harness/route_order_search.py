@@ -19,8 +19,9 @@ from itertools import product
 from math import sqrt
 from statistics import mean, stdev
 
+from controller.optical.candidate_routes import CandidateRoutes
 from controller.optical.route_order import RouteSelection, SpanLengths
-from controller.optical.rsa import FIRST_FIT, MOST_USED, Assignment, CandidateRoutes, RouteOrder, Spectrum, assign
+from controller.optical.rsa import FIRST_FIT, MOST_USED, Assignment, RouteOrder, Spectrum, assign
 from controller.optical.spectrum_grid import FLEXIBLE, SpectrumGrid
 
 RATES_GBPS = (25, 100)

@@ -26,10 +26,11 @@ from controller.domain.network import Network
 from controller.domain.path import Path, link_names
 from controller.domain.reservation import Placement, Reservation
 from controller.errors import NoSpectrum
+from controller.optical.candidate_routes import CandidateRoute
 from controller.optical.grooming import LightpathAllocator
 from controller.optical.lightpath_design import design_lightpath
 from controller.optical.reallocation import LitLightpath, LitSpectrum, MovePolicy, RouteOption, reallocate
-from controller.optical.rsa import Assignment, CandidateRoute
+from controller.optical.rsa import Assignment
 from controller.optical.spectrum_grid import FIXED, FLEXIBLE, Modulation
 from topologies.maps import C_BAND_SLOTS, SLOTS_PER_CHANNEL
 

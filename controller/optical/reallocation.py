@@ -22,7 +22,8 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 from controller.domain.frozen import frozen
-from controller.optical.rsa import Assignment, CandidateRoute, Spectrum, block_starts, starts_within_bands
+from controller.optical.candidate_routes import CandidateRoute
+from controller.optical.rsa import Assignment, Spectrum, block_starts, starts_within_bands
 from controller.optical.spectrum_grid import SpectrumGrid
 
 RouteOption = tuple[int, int, CandidateRoute]

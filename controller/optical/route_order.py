@@ -12,10 +12,7 @@ from typing import Final
 
 from controller.caches import MIB, bounded_cache
 from controller.domain.network import Network
-from controller.optical.rsa import (
-    TUNED,
-    RouteOrder,
-)
+from controller.optical.rsa import TUNED, RouteOrder
 
 SpanLengths = Mapping[tuple[str, str], float]
 """Length in km by pair of ends."""

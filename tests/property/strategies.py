@@ -8,7 +8,7 @@ from itertools import combinations
 from hypothesis import strategies as st
 
 from controller.domain.reservation import Flow, Match, Requirement
-from controller.optical.rsa import CandidateRoutes
+from controller.optical.candidate_routes import CandidateRoutes
 from controller.optical.spectrum_grid import Modulation, SpectrumGrid
 
 GRID = SpectrumGrid("small", 12.5, 12, 1, 193.1)

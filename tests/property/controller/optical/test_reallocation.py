@@ -7,8 +7,9 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.optical.candidate_routes import CandidateRoute, CandidateRoutes
 from controller.optical.reallocation import LitLightpath, LitSpectrum, Move, MovePolicy, reallocate
-from controller.optical.rsa import BY_COST, Assignment, CandidateRoute, CandidateRoutes, assign
+from controller.optical.rsa import BY_COST, Assignment, assign
 from tests.property.strategies import GRID, plants
 
 Cells = set[tuple[int, int]]

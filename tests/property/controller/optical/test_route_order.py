@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.optical.candidate_routes import CandidateRoutes
 from controller.optical.route_order import (
     DEFAULT_SELECTION,
     SELECTION_BY_FINGERPRINT,
@@ -22,7 +23,6 @@ from controller.optical.rsa import (
     MOST_USED,
     TUNED,
     Assignment,
-    CandidateRoutes,
     RouteOrder,
     Spectrum,
     assign,

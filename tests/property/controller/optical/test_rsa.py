@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.optical.candidate_routes import CandidateRoute, CandidateRoutes
 from controller.optical.rsa import (
     BY_COST,
     GAP_AWARE,
     TUNED,
-    CandidateRoute,
-    CandidateRoutes,
     RouteOrder,
     Spectrum,
     assign,
