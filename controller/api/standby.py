@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from controller.api.middleware.authentication import AuthenticationMiddleware
 from controller.api.schemas.problem_details import problem_response
 from controller.api.schemas.serializers import reservation_body
-from controller.domain.reservation import Reservation
-from controller.errors import ControllerError, NoActiveController, NotFound
+from controller.domain.reservation import Reservation, State
+from controller.errors import ControllerError, InvalidRequest, NoActiveController, NotFound
 from controller.security.access import Caller, can_see, require
 from controller.security.access import Scope as AccessScope
 from controller.security.tokens import TokenStore
@@ -53,7 +53,12 @@ def standby_app(
     async def reservations(request: Request) -> Response:
         caller: Caller = request.state.caller
         require(caller, AccessScope.READ)
-        found = await run_in_threadpool(listed, caller, request.query_params.get("state"))
+        state = request.query_params.get("state")
+        if state is not None and state not in list(State):
+            message = f"it is {state[:60]!r}; it must be {', '.join(State)}"
+            raise InvalidRequest(f"The request is not valid: query.state: {message}.",
+                                 mistakes=[{"place": "query.state", "message": message}])
+        found = await run_in_threadpool(listed, caller, state)
         return _json({"reservations": [_body(each, mtu_bytes) for each in found]})
 
     async def reservation(request: Request) -> Response:

@@ -94,6 +94,9 @@ def test_a_standby_answers_reads_and_sends_changes_to_the_active_controller(ovs:
     assert [each["id"] for each in listed] == [made.json()["id"]]
     assert standby.get(f"/v1/reservations/{made.json()['id']}").json()["flows"] == made.json()["flows"]
     assert standby.get("/v1/reservations/r-00000000").json()["code"] == "not_found"
+    assert standby.get("/v1/reservations?state=lost").json()["code"] == "invalid_request"
+    assert pair.active.client.get("/v1/reservations?state=lost").json()["code"] == "invalid_request"
+    assert standby.get("/v1/reservations?state=released").json() == {"reservations": []}
     body = {"flows": [flow(15_000_000, "edge2")]}
     sent = standby.post("/v1/reservations", json=body)
     assert (sent.status_code, sent.headers["Location"]) == (307, f"{health['active']}/v1/reservations")

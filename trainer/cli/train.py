@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from topologies import running_emulation
+from topologies.option_types import FiniteRange
 from trainer.cli.options import (
     credential_options,
     explicit_options,
@@ -355,7 +356,7 @@ def _bandwidth_factory(
 @click.option("--min-cut", default=1, show_default=True, type=click.IntRange(min=0),
               help="Least number of layers that run here; the edge refuses a plan with fewer. With 0 the cloud may "
               "receive raw inputs.")
-@click.option("--connect-timeout", default=60.0, show_default=True,
+@click.option("--connect-timeout", default=60.0, show_default=True, type=FiniteRange(0, 86_400),
               help="Seconds to try to connect, also after the connection is lost.")
 @credential_options
 @click.option("--tls-name", default="cloud", show_default=True, help="Name in the certificate of the cloud.")
