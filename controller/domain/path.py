@@ -46,7 +46,7 @@ def node_positions(path: Path) -> tuple[int, ...]:
     return tuple(position for position, name in enumerate(path) if not is_parallel_span(name))
 
 
-@bounded_cache(8 * MIB, entry_bytes=384)
+@bounded_cache(4 * MIB, entry_bytes=384)
 def nodes_of(path: Path) -> Path:
     """Return the nodes of a path, without names of spans."""
     return tuple(path[position] for position in node_positions(path))

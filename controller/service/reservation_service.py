@@ -12,10 +12,10 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
-from controller.admission.admission import Request
+from controller.admission.admission import Admitted, Request
 from controller.admission.counter_offer import attach_offer
 from controller.admission.limit_checks import check_limits
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration, NoBound
@@ -25,7 +25,7 @@ from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, Switches
 from controller.domain.events import ReservationInstalled, SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Flow, Reservation, State
-from controller.errors import LatencyNotMet, NotHeld, NotLive, Refused
+from controller.errors import NotHeld, NotLive, Refused
 from controller.optical.defragmentation import LightpathMove
 from controller.optical.lightpath_design import precompute_fibres
 from controller.service.bound_updates import BoundUpdates
@@ -147,7 +147,9 @@ class Service:
                 is_immediate = renewed.start_at_s <= now_s
                 if is_immediate and has_unrouted_flow(renewed, self._switches.links.down):
                     renewed = replace(renewed, version=renewed.version + 1)
-                    renewed = self._readmit(renewed, tuple(placement.flow for placement in renewed.placements))
+                    flows = tuple(placement.flow for placement in renewed.placements)
+                    renewed, admitted = self._readmitted(renewed, flows)
+                    self._store.add(renewed, admitted)
                 if is_immediate:
                     self._switches.require_in_step(switches_of(renewed))
                 self._store.replace(renewed)
@@ -177,12 +179,15 @@ class Service:
     def _modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...]) -> Reservation:
         with self._state.lock:
             before = self._find_live(reservation_id)
-            changed = self._readmit(self._renewed(before, lease_s), flows)
+            changed, admitted = self._readmitted(self._renewed(before, lease_s), flows)
             is_installed = before.state in INSTALLED
+            with self._store.undone_if_refused():
+                self._store.add(changed, admitted)
+                if is_installed:
+                    transition_id = self._store.book_transition(before, changed)
+                    draining_id = self._store.begin_drain(before, changed)
+                    self._check_transition(before)
             if is_installed:
-                transition_id = self._store.book_transition(before, changed)
-                draining_id = self._store.begin_drain(before, changed)
-                self._check_transition(before, transition_id, draining_id)
                 changed_keys = self._switches.set_intended({changed.id: changed})
         if not is_installed:
             return self._record_or_revert(changed, before)
@@ -252,8 +257,8 @@ class Service:
             raise NotLive(f"Reservation {reservation_id} is {reservation.state} and cannot be changed.")
         return reservation
 
-    def _readmit(self, changed: Reservation, flows: tuple[Flow, ...]) -> Reservation:
-        """Admit a reservation with these flows in place of its current ones."""
+    def _readmitted(self, changed: Reservation, flows: tuple[Flow, ...]) -> tuple[Reservation, Admitted]:
+        """Decide on a reservation with these flows in place of its current ones; returns it admitted."""
         start_s = changed.start_at_s if changed.start_at_s > self._clock() else None
         request = Request(changed.id, changed.version, flows, start_s, until_s(changed.end_at_s))
         admitted = self._state.admit(request)
@@ -262,8 +267,7 @@ class Service:
             changed = changed.with_state(State.ACTIVE)
         if changed.state in INSTALLED:
             self._switches.require_in_step(switches_of(changed))
-        self._store.add(changed, admitted)
-        return changed
+        return changed, admitted
 
     def _record_or_revert(self, changed: Reservation, before: Reservation) -> Reservation:
         """Record a change of a reservation that is on no switch."""
@@ -275,21 +279,14 @@ class Service:
             raise
         return recorded
 
-    def _check_transition(self, before: Reservation, transition_id: str, draining_id: str) -> None:
-        """Check the limits of others while packets sent before a change are in the network; undo it if one is exceeded.
+    def _check_transition(self, before: Reservation) -> None:
+        """Check the limits of others while packets sent before a change are in the network.
 
         Raises: LatencyNotMet.
         """
         live = self._store.live_with_draining_bursts()
-        try:
+        with suppress(NoBound):  # possible only if the calibration changed after an admission
             check_limits(live, live.bounds, live.bounds.changed_limited_flows(), before.id)
-        except NoBound:  # possible only if the calibration changed after an admission
-            return
-        except LatencyNotMet:
-            self._store.cancel_drain(draining_id)
-            self._store.remove(transition_id)
-            self._store.revert(before)
-            raise
 
     def _install(
         self, changed: Reservation, before: Reservation, changed_keys: ChangedKeys, drain_s: float = 0.0

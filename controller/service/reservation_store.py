@@ -6,8 +6,8 @@ Changed by one thread at a time, under the lock of ServiceState; reading needs n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from time import monotonic
@@ -24,6 +24,7 @@ from controller.calculus.failure_bounds import CarriedFlow, FlowKey
 from controller.calculus.network_bounds import Calibration, NoBound
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation
+from controller.errors import Refused
 from controller.security.tenant_usage import TenantUsage
 from controller.service.reservation_times import after_step
 
@@ -145,6 +146,19 @@ class ReservationStore:
         """Add an admitted reservation and its bookings."""
         self.calendar = admitted.calendar
         self.live = admitted.others.with_reservation(reservation)
+
+    @contextmanager
+    def undone_if_refused(self) -> Iterator[None]:
+        """Undo the changes of a block, which purges nothing, if it ends with a refusal: exactly.
+
+        After the opposite changes instead, the analysis would leave bounds of others somewhat higher than before.
+        """
+        calendar, live, draining = self.calendar, self.live, self._draining.copy()
+        try:
+            yield
+        except Refused:
+            self.calendar, self.live, self._draining = calendar, live, draining
+            raise
 
     def revert(self, reservation: Reservation) -> None:
         """Restore this version of a reservation and its bookings."""
