@@ -79,6 +79,12 @@ def effective_limits_us(placement: Placement) -> tuple[float | None, float | Non
     return latency_us, variation_us
 
 
+def exceeds_limits(placement: Placement, bound: Bound) -> bool:
+    """Whether this bound of a flow in its place exceeds a limit of it."""
+    flow, rate_bps = placement.flow, placement.reserved_bps
+    return limit_violation("", flow.requirement, rate_bps, bound, flow.name, "", placement) is not None
+
+
 def latency_room_us(placement: Placement, bound: Bound) -> float:
     """By how much the latency bound may rise before a limit of this flow is exceeded; infinite without limits."""
     requirement = placement.flow.requirement

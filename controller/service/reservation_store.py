@@ -15,6 +15,7 @@ from typing import Protocol
 
 from controller.admission.admission import Admitted
 from controller.admission.draining_flows import flows_beyond
+from controller.admission.latency_limits import exceeds_limits, has_limit
 from controller.admission.live_reservations import LiveReservations
 from controller.admission.restoration import Restoration
 from controller.admission.told_bounds import retold
@@ -198,8 +199,25 @@ class ReservationStore:
                 del self._draining[draining_id]
                 self.live = draining.removed_from(self.live)
                 self._has_freed = True
+                if draining.flows:
+                    self._restore_limits(draining_id.rsplit("~", 1)[0])
         self._has_freed = self._has_freed or is_freed
         return is_freed
+
+    def _restore_limits(self, reservation_id: str) -> None:
+        """Analyse afresh if bounds of a changed reservation exceed its limits once its former flows have drained.
+
+        Its limits were kept without these flows. Beside them its own bounds may be higher, and when the flows leave,
+        the analysis lowers only what exceeds a tolerance.
+        """
+        reservation = self.live.get(reservation_id)
+        if reservation is None or self.is_draining(reservation_id):
+            return
+        limited = [placement for placement in reservation.carried_placements if has_limit(placement.flow.requirement)]
+        with suppress(NoBound):  # possible only if the calibration changed after its admission
+            bounds = self.live.current_bounds(reservation) if limited else {}
+            if any(exceeds_limits(placement, bounds[placement.flow.name]) for placement in limited):
+                self.analyse_afresh()
 
     def begin_drain(self, before: Reservation, after: Reservation) -> str:
         """Count what `before` may have sent beyond `after` in the bounds, until after `end_drain` it has left.

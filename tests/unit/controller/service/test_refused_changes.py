@@ -1,10 +1,12 @@
-"""A change that is refused leaves all bounds exactly as they were."""
+"""A change that is refused leaves all bounds exactly as they were; one that is made leaves nothing once it is over."""
 
 from __future__ import annotations
 
 import pytest
 
-from controller.domain.reservation import Flow, Match, Requirement
+from controller.admission.latency_limits import exceeds_limits
+from controller.calculus.network_bounds import Bound
+from controller.domain.reservation import Flow, Match, Requirement, Reservation
 from controller.errors import LatencyNotMet
 from controller.service.requests import ReservationSpec
 from controller.storage.ledger import Ledger
@@ -40,3 +42,21 @@ def test_a_change_refused_for_the_packets_of_the_flows_before_it_leaves_the_boun
         assert store.live.current_bounds(promised) == bounds
         assert store.calendar == calendar
         assert store.live.get(neighbour.id) == live.get(neighbour.id)
+
+
+def test_a_changed_reservation_keeps_its_promise_when_its_former_flows_have_drained() -> None:
+    with running_service(Ledger("sqlite://", "pair")) as service:
+
+        def drained(reservation: Reservation) -> Bound:
+            service._state.wait_until_drained()
+            with service._state.lock:
+                service._state.purge()
+                return service._state.store.live.current_bounds(reservation)["f0"]
+
+        spec = ReservationSpec("test", "lab", 600.0, flows(10_000, ("edge1", SMALL)))
+        made, _ = service.reserve(spec).result(10)
+        drained(made)
+        drained(service.modify(made.id, None, flows(10_001, ("edge2", SMALL))))
+        promised = service.modify(made.id, None, flows(10_002, ("edge1", Requirement(1001, 9014, bound_slack=0.0))))
+        bound, (placement,) = drained(promised), promised.placements
+        assert not exceeds_limits(placement, bound), (bound, placement.promised_latency_us)
