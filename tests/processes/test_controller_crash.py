@@ -126,7 +126,8 @@ def test_a_change_is_atomic_wherever_the_controller_crashes(
     ovs: OpenVSwitch, controller: CrashingController, point: FailPoint
 ) -> None:
     identity = controller.post(f"change at {point}").json()["id"]
-    change = {"json": {"flows": [flow(NEW_RATE_BPS)]}}
+    # A change of the rate alone changes meters; entries that can be cleared are those of a former port.
+    change = {"json": {"flows": [flow(NEW_RATE_BPS, source_port=7802 if point is FailPoint.CLEARED else 7801)]}}
     controller.kill_at(point, "PATCH", f"/v1/reservations/{identity}", **change)
     assert_consistent(ovs, controller)
     (found,) = controller.live()

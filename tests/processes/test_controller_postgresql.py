@@ -240,7 +240,7 @@ def test_a_ledger_in_use_is_copied_only_as_a_backup_which_can_be_restored(
     made = {hold(controller.client, 7801 + number).json()["id"] for number in range(3)}
     refused = CliRunner().invoke(ledger_command, ["copy", url, f"sqlite:///{tmp_path}/backup.db"])
     assert refused.exit_code == 3
-    assert "Another controller of pair uses the ledger" in refused.output
+    assert "A controller of pair uses the ledger" in refused.output
     assert not (tmp_path / "backup.db").exists()
     copied("--in-use", url, f"sqlite:///{tmp_path}/backup.db")
     again = CliRunner().invoke(ledger_command, ["copy", "--in-use", url, f"sqlite:///{tmp_path}/backup.db"])
