@@ -316,6 +316,8 @@ class Edge:
             inputs = _standardized(self._data.train.inputs, recipe)
         self._step = EdgeStep(self._cloud, self._model, inputs, self._data.train.labels, recipe, built.boundaries,
                               self._settings.name, self._settings.index)
+        if not self.was_prepared:
+            profiler.run_once(layers, self._step.micro_batch, recipe.optimizer)
         if recipe.secure_aggregation:
             self._sums.remember_values(self._model)
         self._prepared = recipe, inputs

@@ -107,6 +107,11 @@ class EdgeStep:
         """Whether gradients of its segments are sent to this edge: some of its layers are trained."""
         return has_gradients(self._boundaries, self._model.cut, self._recipe.tail)
 
+    @property
+    def micro_batch(self) -> Tensor:
+        """The inputs of one of the largest micro-batches."""
+        return self._inputs[self._micro_slices[-1]]
+
     def replace_data(self, inputs: Tensor, labels: Tensor) -> None:
         """Train on other samples from the next step on."""
         self._inputs, self._labels = inputs, labels

@@ -59,6 +59,15 @@ def _calls_per_s(work: Callable[[], object], seconds: float, watch: Stopwatch) -
     return calls / (watch.cpu_s - before_s)
 
 
+def run_once(layers: Sequence[nn.Module], micro_batch: torch.Tensor, optimizer: OptimizerConfig) -> None:
+    """Run copies of all layers forward and backward once: what torch chooses and loads on first use is then there.
+
+    It would stall the first transfers otherwise, as a process that computes does not read.
+    """
+    copies, optimizers = _copies(layers, optimizer)
+    _profile_pass(copies, optimizers, micro_batch.clone(), 1, backward_layers(copies))
+
+
 def profile_layers(
     layers: Sequence[nn.Module], micro_batch: torch.Tensor, optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
     micros: int = 1, seconds: float = PROFILING_S,
@@ -68,9 +77,7 @@ def profile_layers(
     Does not change the layers. Layers are distinguished by CPU time, which a CPU limit does not interrupt; all are
     then scaled by the ratio of wall to CPU time of the whole.
     """
-    layers = [copy.deepcopy(layer) for layer in layers]  # to leave running statistics unchanged
-    frozen = dataclasses.replace(optimizer, learning_rate=0.0)
-    optimizers = [frozen.build(values) if (values := trained_parameters(layer)) else None for layer in layers]
+    layers, optimizers = _copies(layers, optimizer)
     micro_batch = micro_batch.clone()  # a layer may modify its input
     needed = backward_layers(layers)
     _profile_pass(layers, optimizers, micro_batch, micros, needed)  # warm-up
@@ -86,6 +93,15 @@ def profile_layers(
 
     return LayerSeconds(typical([forward for forward, _ in passes]), typical([backward for _, backward in passes]),
                         slowdown)
+
+
+def _copies(
+    layers: Sequence[nn.Module], optimizer: OptimizerConfig
+) -> tuple[list[nn.Module], list[torch.optim.Optimizer | None]]:
+    """Copies of layers, which leave running statistics unchanged, each with its optimizer."""
+    copies = [copy.deepcopy(layer) for layer in layers]
+    still = dataclasses.replace(optimizer, learning_rate=0.0)
+    return copies, [still.build(values) if (values := trained_parameters(layer)) else None for layer in copies]
 
 
 def _profile_pass(
