@@ -19,6 +19,9 @@ from controller.errors import LatencyNotMet
 
 OFFER_TRIES = 20
 
+BURST_TRIES = 3
+"""Decisions on an offer with the bursts that the one before was granted."""
+
 LEAST_SHARE = 1 / 128
 """No offer is below this share of the request."""
 
@@ -68,17 +71,26 @@ class OfferSearch:
             self._granted_burst_bytes = {p.flow.name: p.burst_bytes for p in decision.placements}
         return decision
 
-    def with_granted_bursts(self, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
-        """The last admitted request with the bursts that it was granted in place of smaller requested ones."""
-        granted = self._granted_burst_bytes
+    def with_granted_bursts(self, flows: tuple[Flow, ...]) -> tuple[Flow, ...] | None:
+        """The last admitted request with the bursts that it was granted in place of smaller requested ones.
 
-        def with_burst(flow: Flow) -> Flow:
-            asked_bytes = flow.requirement.burst_bytes
-            if asked_bytes is None:
-                return flow
-            return with_requirement(flow, burst_bytes=granted.get(flow.name, asked_bytes))
-
-        return tuple(with_burst(flow) for flow in flows)
+        A larger burst may need another rate, and that another burst: what is returned is admitted as it is. None: no
+        such request was found; then with bursts left open.
+        """
+        for _ in range(BURST_TRIES):
+            granted = self._granted_burst_bytes
+            stated = tuple(
+                flow if flow.requirement.burst_bytes is None
+                else with_requirement(flow, burst_bytes=granted.get(flow.name, flow.requirement.burst_bytes))
+                for flow in flows
+            )  # fmt: skip
+            if stated == flows:
+                return flows
+            flows = stated
+            if self.refusal(flows) is not None:
+                break
+        left_open = tuple(with_requirement(flow, burst_bytes=None) for flow in flows)
+        return left_open if self.refusal(left_open) is None else None
 
     def is_refused(self, flows: tuple[Flow, ...]) -> bool:
         """Whether these flows are refused, decided without a reason."""
