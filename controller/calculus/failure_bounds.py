@@ -242,10 +242,14 @@ class FailureBounds:
             for link, delay_us in analysis.link_delays_us().items()
         }
 
+    def limited_flows(self) -> list[FlowKey]:
+        """Return the flows with limits."""
+        return sorted(key for key, flow in self.carried_flows.items() if flow.has_limit)
+
     def changed_limited_flows(self) -> list[FlowKey]:
         """Return the flows with limits whose bounds may have changed with the last change, including new ones."""
         if self._is_failure_removed:
-            return sorted(key for key, flow in self.carried_flows.items() if flow.has_limit)
+            return self.limited_flows()
         if not self._limited_flows_by_link:
             return []
         links = frozenset(self._new_links()).union(*(analysis.changed_links for analysis in self._analyses.values()))

@@ -146,11 +146,11 @@ class LightpathMigrator:
         Raises: Refused if a bound forbids another route; nothing has changed then.
         """
         afters = [with_move(reservation, move) for reservation in befores]
-        for after in afters:
-            self._store.revert(after)
         booked_ids: list[str] = []
         draining_ids: list[str] = []
-        try:
+        with self._store.undone_if_refused():
+            for after in afters:
+                self._store.revert(after)
             if move.is_reroute:
                 afters = [self._readmitted(after) for after in afters]
             for before, after in zip(befores, afters, strict=True):
@@ -159,14 +159,6 @@ class LightpathMigrator:
                     draining_ids.append(self._store.begin_drain(before, after))
             if move.is_reroute:
                 self._check_limits(befores)
-        except Refused:
-            for draining_id in draining_ids:
-                self._store.cancel_drain(draining_id)
-            for booked_id in booked_ids:
-                self._store.remove(booked_id)
-            for before in befores:
-                self._store.revert(before)
-            raise
         return _Transition(afters, booked_ids, draining_ids, self._intend(afters))
 
     def _readmitted(self, moved: Reservation) -> Reservation:
@@ -202,7 +194,7 @@ class LightpathMigrator:
         with self._state.lock:
             befores = [self._store.published.get(before.id, before) for before in befores]
             for before in befores:
-                self._store.revert(before)
+                self._store.undo(before)
             changed_keys = self._intend(befores)
         self._switches.updates.settle(changed_keys, CONFIRM_TIMEOUT_S)
 

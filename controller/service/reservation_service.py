@@ -275,7 +275,8 @@ class Service:
             ((recorded,), _) = self._state.record(changed)
         except Exception:
             with self._state.lock:
-                self._store.revert(self._store.published[before.id])
+                self._store.undo(self._store.published[before.id])
+            self._state.purge()
             raise
         return recorded
 
@@ -309,7 +310,7 @@ class Service:
         """Restore the version before a change; links may have failed since, so it is re-evaluated."""
         with self._state.lock:
             before = self._store.published.get(before.id, before)
-            self._store.revert(before)
+            self._store.undo(before)
             undo_keys = self._switches.set_intended({before.id: before if before.state in INSTALLED else None})
         self._switches.updates.settle(undo_keys, CONFIRM_TIMEOUT_S)
         self._state.purge()

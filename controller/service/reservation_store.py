@@ -16,6 +16,7 @@ from typing import Protocol
 from controller.admission.admission import Admitted
 from controller.admission.draining_flows import flows_beyond
 from controller.admission.latency_limits import exceeds_limits, has_limit
+from controller.admission.limit_checks import check_limits
 from controller.admission.live_reservations import LiveReservations
 from controller.admission.restoration import Restoration
 from controller.admission.told_bounds import retold
@@ -25,7 +26,7 @@ from controller.calculus.failure_bounds import CarriedFlow, FlowKey
 from controller.calculus.network_bounds import Calibration, NoBound
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation
-from controller.errors import Refused
+from controller.errors import LatencyNotMet, Refused
 from controller.security.tenant_usage import TenantUsage
 from controller.service.reservation_times import after_step
 
@@ -87,6 +88,10 @@ class ReservationStore:
         """Ended reservations whose packets a switch may still forward."""
         self._draining: dict[str, _Draining] = {}
         self._has_freed = False
+        self._is_tentative = False
+        """Whether changes may still be refused, so that nothing is purged."""
+        self._undone: set[str] = set()
+        """Reservations of which a change was undone, until others' limits are known to hold again."""
 
     def published_live(self) -> list[Reservation]:
         """The live reservations as clients see them."""
@@ -150,21 +155,33 @@ class ReservationStore:
 
     @contextmanager
     def undone_if_refused(self) -> Iterator[None]:
-        """Undo the changes of a block, which purges nothing, if it ends with a refusal: exactly.
+        """Undo the changes of a block, in which nothing is purged, if it ends with a refusal: exactly.
 
         After the opposite changes instead, the analysis would leave bounds of others somewhat higher than before.
         """
         calendar, live, draining = self.calendar, self.live, self._draining.copy()
+        self._is_tentative = True
         try:
             yield
         except Refused:
             self.calendar, self.live, self._draining = calendar, live, draining
             raise
+        finally:
+            self._is_tentative = False
 
     def revert(self, reservation: Reservation) -> None:
         """Restore this version of a reservation and its bookings."""
         self.calendar = self.calendar.without_reservation(reservation.id).with_bookings(self._bookings_of(reservation))
         self.live = self.live.with_reservation(reservation)
+
+    def undo(self, before: Reservation) -> None:
+        """Restore the version before a change that others may have been decided beside.
+
+        That is the opposite change, so bounds of others may be somewhat higher than before. Where one exceeds a limit,
+        all is analysed afresh by `purge`, once nothing that the reservation sent meanwhile is in the network.
+        """
+        self.revert(before)
+        self._undone.add(before.id)
 
     def remove(self, reservation_id: str) -> None:
         """Remove a reservation and its bookings from admission."""
@@ -182,6 +199,8 @@ class ReservationStore:
         The bandwidth: when no switch forwards their packets. In the bounds they count until the packets that switches
         forwarded before have left the network, and delay no others.
         """
+        if self._is_tentative:
+            return False
         is_freed = False
         for reservation_id, reservation in tuple(self._retiring.items()):
             if not switches.may_forward(reservation):
@@ -201,6 +220,9 @@ class ReservationStore:
                 self._has_freed = True
                 if draining.flows:
                     self._restore_limits(draining_id.rsplit("~", 1)[0])
+        if drained := {name for name in self._undone if not self.is_draining(name)}:
+            self._undone -= drained
+            self._restore_all_limits()
         self._has_freed = self._has_freed or is_freed
         return is_freed
 
@@ -219,6 +241,15 @@ class ReservationStore:
             if any(exceeds_limits(placement, bounds[placement.flow.name]) for placement in limited):
                 self.analyse_afresh()
 
+    def _restore_all_limits(self) -> None:
+        """Analyse afresh if any bound exceeds a limit."""
+        with suppress(NoBound):  # possible only if the calibration changed after an admission
+            bounds = self.live.bounds
+            try:
+                check_limits(self.live, bounds, bounds.limited_flows(), "")
+            except LatencyNotMet:
+                self.analyse_afresh()
+
     def begin_drain(self, before: Reservation, after: Reservation) -> str:
         """Count what `before` may have sent beyond `after` in the bounds, until after `end_drain` it has left.
 
@@ -235,12 +266,6 @@ class ReservationStore:
         """No switch sends packets of these flows any more."""
         if draining_id in self._draining:
             self._draining[draining_id].end_s = monotonic()
-
-    def cancel_drain(self, draining_id: str) -> None:
-        """These flows do not change after all."""
-        draining = self._draining.pop(draining_id, None)
-        if draining is not None:
-            self.live = draining.removed_from(self.live)
 
     def is_draining(self, reservation_id: str) -> bool:
         """Whether what the reservation sent before its last change may still delay its own packets."""

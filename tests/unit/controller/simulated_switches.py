@@ -27,6 +27,7 @@ from controller.dataplane.southbound import (
     SwitchEvent,
 )
 from controller.domain.network import Network, network_from_map
+from controller.errors import SwitchRefused
 from controller.service.reservation_service import Service
 from controller.service.retention import RetentionTask
 from controller.storage.ledger import Ledger
@@ -37,10 +38,11 @@ PAIR = network_from_map(load_map("pair"))
 
 
 class ConfirmingSwitches:
-    """All switches of the map, connected; they confirm every request."""
+    """All switches of the map, connected; they confirm every request. `failures`: the next so many changes fail."""
 
     def __init__(self, network: Network = PAIR) -> None:
         self.network = network
+        self.failures = 0
         self.events: Queue[SwitchEvent | None] = Queue()
         self.connections = dict.fromkeys(network.switch_by_datapath_id, 1)
         for switch in network.switches:
@@ -57,7 +59,12 @@ class ConfirmingSwitches:
         return 0.0
 
     def apply(self, stages: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:
-        return _done(list(stages))
+        result = _done(list(stages))
+        if self.failures:
+            self.failures -= 1
+            result = Future()
+            result.set_exception(SwitchRefused("a switch refused a change.", datapath_ids=[]))
+        return result
 
     def read_state(self, datapath_id: int, timeout_s: float, on_request: Callable[[], None]) -> Future[Reading]:
         on_request()
@@ -84,9 +91,11 @@ def _done(result: Any) -> Future[Any]:
 
 
 @contextmanager
-def running_service(ledger: Ledger, retention_tasks: Sequence[RetentionTask] = ()) -> Iterator[Service]:
+def running_service(
+    ledger: Ledger, retention_tasks: Sequence[RetentionTask] = (), switches: ConfirmingSwitches | None = None
+) -> Iterator[Service]:
     """Run a service on the map `pair`, with all switches in sync."""
-    running = Service(PAIR, ConfirmingSwitches(), ledger, retention_tasks=retention_tasks)
+    running = Service(PAIR, switches or ConfirmingSwitches(), ledger, retention_tasks=retention_tasks)
     running.start()
     try:
         wait_until(lambda: running.queries.switches_up() == len(PAIR.switches))
