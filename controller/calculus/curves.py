@@ -72,16 +72,16 @@ def delay_bound_us(server: Server, groups: Iterable[Group]) -> float:
             bits += shaping.burst_bits
             rate_bps += shaping.rate_bps
             corners.append(((burst_bits - shaping.burst_bits) / excess_bps, excess_bps))
-    time_s = 0.0
-    if rate_bps > server.rate_bps:
+    time_s, service_bps = 0.0, server.rate_bps
+    if rate_bps > service_bps:
         corners.sort()
         for corner_s, excess_bps in corners:
             bits += rate_bps * (corner_s - time_s)
             rate_bps -= excess_bps
             time_s = corner_s
-            if rate_bps <= server.rate_bps:
+            if rate_bps <= service_bps:
                 break
-    return (bits / server.rate_bps - time_s) * 1e6 + server.latency_us
+    return (bits / service_bps - time_s) * 1e6 + server.latency_us
 
 
 def backlog_bound_bits(server: Server, groups: Iterable[Group]) -> float:

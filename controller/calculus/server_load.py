@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic, TypeVar
 
+from immutables import Map
+
 from controller.booking.peak_load import ALWAYS
 from controller.calculus.busy_period import CrossFlow, Unstable
 from controller.calculus.curves import Group, Server, ShapingCurve, backlog_bound_bits, delay_bound_us
@@ -32,14 +34,16 @@ class Inflow:
     streams: int
 
     def with_streams(
-        self, sign: int, rate_bps: float, streams: Iterable[Stream], jitter_us: float, upstream: Iterable[str]
+        self, sign: int, rate_bps: float, streams: Iterable[Stream], jitter_us: float, upstream: Sequence[str]
     ) -> Inflow:
         """Return the inflow with streams added (1) or removed (-1) that crossed the `upstream` servers.
 
         `rate_bps`: of all of them, signed; `jitter_us`: theirs here, apart from that of delays.
         """
-        rates, burst_bits, count = self.upstream_bps.copy(), self.burst_bits, self.streams
-        _add(rates, upstream, rate_bps)
+        rates, burst_bits, count = self.upstream_bps, self.burst_bits, self.streams
+        if upstream:
+            rates = rates.copy()
+            _add(rates, upstream, rate_bps)
         for stream in streams:
             burst_bits += sign * (stream.burst_bits + stream.rate_bps * jitter_us / 1e6)
             count += sign
@@ -53,14 +57,14 @@ class ServerLoad(Generic[Key]):
 
     inflows: dict[str, Inflow] = field(default_factory=dict)
     downstream_bps: Rates = field(default_factory=dict)
-    streams: dict[tuple[Key, int], Stream] = field(default_factory=dict)
+    streams: Map[tuple[Key, int], Stream] = field(default_factory=Map)
     rate_bps: float = 0.0
     """Of all streams together."""
     intermittent: int = 0
     """How many of the streams are not always active."""
+    upstream_bps: float = 0.0
+    """The rate of each stream times the number of servers that it has crossed, summed over all."""
     _jitterless_us: float | None = None
-    _unshaped: tuple[float, float] | None = None
-    """The bursts of all inflows in bits, and by how many bits they grow for each second of jitter of every delay."""
 
     def delay_bound_us(self, server: Server, spread_s: Rates) -> float:
         """Return the delay bound if all streams are always active. `spread_s`: the jitter of the delays of all servers.
@@ -69,16 +73,16 @@ class ServerLoad(Generic[Key]):
         """
         if self.rate_bps >= server.rate_bps:
             raise Unstable
-        return delay_bound_us(server, _groups(self.inflows.values(), spread_s))
+        if self.upstream_bps > 0:
+            return delay_bound_us(server, _groups(self.inflows.values(), spread_s))
+        return self.jitterless_delay_us(server)
 
     def rough_delay_us(self, server: Server, max_spread_s: float) -> float:
         """Return at least `delay_bound_us`, in less time: without shaping, and with `max_spread_s` for every jitter."""
-        if self._unshaped is None:
-            inflows = self.inflows.values()
-            growth_bps = sum([sum(inflow.upstream_bps.values()) for inflow in inflows])
-            self._unshaped = sum([inflow.burst_bits for inflow in inflows]), growth_bps
-        burst_bits, growth_bps = self._unshaped
-        return server.latency_us + (burst_bits + growth_bps * max_spread_s) / server.rate_bps * 1e6
+        burst_bits = self.upstream_bps * max_spread_s
+        for inflow in self.inflows.values():
+            burst_bits += inflow.burst_bits
+        return server.latency_us + burst_bits / server.rate_bps * 1e6
 
     def backlog_bound_bits(self, server: Server, spread_s: Rates) -> float:
         """Return the backlog bound if all streams are always active; the server must be stable."""
@@ -105,10 +109,11 @@ class ServerLoad(Generic[Key]):
 
     def jitterless_delay_us(self, server: Server) -> float:
         """Return the delay bound if no delay had jitter; computed once for each load."""
-        if self._jitterless_us is None:
+        jitterless_us = self._jitterless_us
+        if jitterless_us is None:
             groups = [(inflow.shaping, inflow.burst_bits, inflow.rate_bps) for inflow in self.inflows.values()]
-            self._jitterless_us = delay_bound_us(server, groups)
-        return self._jitterless_us
+            jitterless_us = self._jitterless_us = delay_bound_us(server, groups)
+        return jitterless_us
 
     def jitter_bits(self, flows: Iterable[CrossFlow]) -> float:
         """Return by how much the jitter of delays has increased the bursts of all streams, which `flows` are."""
@@ -132,7 +137,12 @@ class ServerLoad(Generic[Key]):
     def copy(self) -> ServerLoad[Key]:
         """Return a copy that may be modified."""
         return ServerLoad(
-            self.inflows.copy(), self.downstream_bps.copy(), self.streams.copy(), self.rate_bps, self.intermittent
+            self.inflows.copy(),
+            self.downstream_bps.copy(),
+            self.streams,
+            self.rate_bps,
+            self.intermittent,
+            self.upstream_bps,
         )
 
 
@@ -179,14 +189,17 @@ class NetworkLoad(Generic[Key]):
             else:
                 del load.inflows[previous]
             _add(load.downstream_bps, servers[hop + 1 :], rate_bps)
+            held = load.streams
             if sign > 0:
                 for key, stream in streams:
-                    load.streams[key, hop] = stream
+                    held = held.set((key, hop), stream)
             else:
                 for key, _ in streams:
-                    del load.streams[key, hop]
+                    held = held.delete((key, hop))
+            load.streams = held
             load.rate_bps += rate_bps
             load.intermittent += intermittent
+            load.upstream_bps += rate_bps * hop
             jitter_us += self.servers[name].transit_jitter_us
             previous = name
 
@@ -194,9 +207,9 @@ class NetworkLoad(Generic[Key]):
 def _groups(inflows: Iterable[Inflow], spread_s: Rates) -> list[Group]:
     groups = []
     for inflow in inflows:
-        burst_bits = inflow.burst_bits
-        for previous, upstream_bps in inflow.upstream_bps.items():
-            burst_bits += upstream_bps * spread_s[previous]
+        burst_bits, upstream_bps = inflow.burst_bits, inflow.upstream_bps
+        for previous in upstream_bps:
+            burst_bits += upstream_bps[previous] * spread_s[previous]
         groups.append((inflow.shaping, burst_bits, inflow.rate_bps))
     return groups
 
@@ -210,16 +223,12 @@ def _by_way(streams: Mapping[Key, Stream]) -> dict[tuple[tuple[str, ...], float]
 
 
 def _add(rates: Rates, names: Iterable[str], rate_bps: float) -> None:
-    if rate_bps > 0:
-        for name in names:
-            rates[name] = rates.get(name, 0.0) + rate_bps
-        return
     for name in names:
-        sum_bps = rates.get(name, 0.0) + rate_bps
+        sum_bps = rates[name] + rate_bps if name in rates else rate_bps
         if sum_bps > 0:
             rates[name] = sum_bps
-        else:
-            rates.pop(name, None)
+        elif name in rates:
+            del rates[name]
 
 
 def servers_of(streams: Iterable[Stream]) -> dict[str, None]:
