@@ -6,11 +6,18 @@ where each request has its own greenlet (ryu-manager).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
 
+from controller.api.camara.apps import camara_apps
+from controller.api.camara.context import Camara
+from controller.api.camara.errors import CamaraAnswers
+from controller.api.camara.mapping import Offer
+from controller.api.camara.profiles import DEFAULT_PROFILES, OfferedProfile
 from controller.api.middleware.authentication import AuthenticationMiddleware
 from controller.api.middleware.body_limit import BodyLimit
 from controller.api.middleware.concurrency import RequestExecutor, RunInThread
@@ -31,17 +38,28 @@ from controller.api.swagger_ui import add_swagger_ui
 from controller.errors import ControllerError
 from controller.security.audit import AuditLog
 from controller.security.tokens import TokenStore
+from controller.service.qos_sessions import QosSession, QosSessions
 from controller.service.reservation_service import Service
 from controller.service.streams import Streams
 from controller.storage.ledger import IN_MEMORY
 from controller.telemetry.audit_writer import AuditWriter
 from controller.telemetry.event_stream import EventStream
 from controller.telemetry.metrics import Metrics
+from controller.telemetry.qos_events import tell_by
+from controller.telemetry.sink_delivery import SinkDelivery
 
 DESCRIPTION = """Reserve paths with a rate and a proven latency bound through a deterministic network.
 
 A rate is in L2 bits per second (Ethernet header included, preamble and FCS not). A directed link is named `a->b`.
 Errors are problem details (RFC 9457) with a stable `code`."""
+
+
+@dataclass(frozen=True, slots=True)
+class QosOffer:
+    """What is offered over the APIs of CAMARA: the profiles, and who delivers events."""
+
+    profiles: Sequence[OfferedProfile] = DEFAULT_PROFILES
+    delivery: SinkDelivery = field(default_factory=SinkDelivery)
 
 
 def create_app(
@@ -52,6 +70,7 @@ def create_app(
     audit: AuditLog | None = None,
     stream: EventStream | None = None,
     metrics: Metrics | None = None,
+    qos: QosOffer | None = None,
 ) -> FastAPI:
     """Build the application on a running service. `run_in_thread`: given where there is no event loop.
 
@@ -83,6 +102,7 @@ def create_app(
     app.add_middleware(RequestLanes)
     app.add_middleware(BodyLimit)
     app.add_middleware(AuthenticationMiddleware, tokens=tokens, run_in_thread=executor.run_in_thread)
+    app.add_middleware(CamaraAnswers)
     app.add_middleware(
         RequestLogMiddleware,
         metrics=metrics,
@@ -98,4 +118,18 @@ def create_app(
     app.include_router(lightpath_routes(service, executor))
     app.include_router(network_routes(service.queries, executor, propagation_emulated, audit))
     app.include_router(operation_routes(service, executor, metrics, stream, audit))
+    qos = qos or QosOffer()
+    app.state.qos_sessions = _qos_sessions(service, qos.delivery)
+    offer = Offer(service.network, qos.profiles, qos.delivery)
+    camara = Camara(service, app.state.qos_sessions, offer, executor, quotas, time.time)
+    for path, api in camara_apps(camara, redact).items():
+        app.mount(path, api)
     return app
+
+
+def _qos_sessions(service: Service, delivery: SinkDelivery) -> QosSessions:
+    def save(session: QosSession) -> None:
+        sessions.save(session)
+
+    sessions = QosSessions(service, time.time, tell_by(delivery, time.time, save))
+    return sessions

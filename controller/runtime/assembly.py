@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import socket
@@ -11,13 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from controller.api.app import create_app
+from controller.api.app import QosOffer, create_app
 from controller.api.server import STOP_TIMEOUT_S, RestServer
 from controller.api.standby import ReplaceableApp, standby_app
 from controller.calculus.network_bounds import Calibration
 from controller.domain.network import Network
+from controller.errors import LedgerUnavailable
 from controller.openflow import ryu_runtime
 from controller.openflow.roles import Role
 from controller.openflow.switch_client import SwitchClient
@@ -56,14 +59,17 @@ class _Controller:
     service: Service
     stream: EventStream
     meter_monitor: MeterMonitor
-    app: ASGIApp
+    app: FastAPI
 
 
 class Assembly:
     """What runs in this process beside Ryu; `activate` or `stand_by` before use, `stop` after."""
 
-    def __init__(self, network: Network, switches: SwitchClient, calibration: Calibration, rest: RestEndpoint) -> None:
+    def __init__(
+        self, network: Network, switches: SwitchClient, calibration: Calibration, rest: RestEndpoint, qos: QosOffer
+    ) -> None:
         self._network, self._switches, self._calibration, self._rest = network, switches, calibration, rest
+        self._qos = qos
         self._app: ReplaceableApp | None = None
         self._server: RestServer | None = None
         self._stop: list[Callable[[], None]] = []
@@ -106,7 +112,7 @@ class Assembly:
         )  # fmt: skip
         stream, metrics = EventStream(), Metrics(service.queries)
         is_emulated = partial(propagation_emulated, self._network.name)
-        app = create_app(service, is_emulated, None, stores.tokens, stores.audit, stream, metrics)
+        app = create_app(service, is_emulated, None, stores.tokens, stores.audit, stream, metrics, self._qos)
         return _Controller(stores, service, stream, MeterMonitor(service.queries, metrics, stream), app)
 
     def _activate(self, built: _Controller) -> None:
@@ -116,11 +122,14 @@ class Assembly:
             self._switches.set_role(Role(True, lock.generation))
         gc.disable()  # until all is loaded, which stays
         built.service.start()
+        with contextlib.suppress(LedgerUnavailable):  # loaded with the first request then
+            built.app.state.qos_sessions.load()
         built.meter_monitor.start()
         self._serve(built.app)
         tune_garbage_collector()
         self._at_stop(
-            built.stores.close, built.service.stop, self._stop_serving, built.stream.close, built.meter_monitor.stop
+            built.stores.close, built.service.stop, self._qos.delivery.stop, self._stop_serving, built.stream.close,
+            built.meter_monitor.stop,
         )
 
     def stop(self) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from controller.api.app import QosOffer
+from controller.api.camara.profiles import DEFAULT_PROFILES, load_profiles
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.domain.network import Network
 from controller.errors import StartError
@@ -30,10 +32,12 @@ from controller.runtime.listen_address import (
     require_management_addresses,
 )
 from controller.runtime.logging_setup import configure_logging
+from controller.runtime.sink_option import SinkType
 from controller.runtime.standby import StoresOpening
 from controller.runtime.stores import RESERVATION_DAYS
 from controller.security.audit import RETENTION_DAYS
 from controller.security.tls import TlsFiles, rest_tls, server_context
+from controller.telemetry.sink_delivery import Sink, SinkDelivery
 from topologies.option_types import FiniteRange
 from topologies.options import map_options, published_network_options
 
@@ -58,6 +62,7 @@ class Ports:
     rest_tls: TlsFiles | None
     switch_tls: TlsFiles | None
     limits: Limits
+    qos: QosOffer
 
 
 PemFile = click.Path(exists=True, dir_okay=False)
@@ -110,6 +115,15 @@ longer accept connections.""",
     "--calibration", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Switch latencies measured by bench/switch_latency.py, used for the latency bounds.",
 )  # fmt: skip
+@click.option(
+    "--qos-profiles", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="YAML file with the QoS profiles that are offered over the APIs of CAMARA.  [default: QOS_E, QOS_S, QOS_M, "
+    "QOS_L]",
+)  # fmt: skip
+@click.option(
+    "--event-sink", "event_sinks", multiple=True, type=SinkType(), metavar="HOST[:PORT]",
+    help="Host that may get events of QoS sessions and bookings over HTTPS; repeatable.  [default: none]",
+)  # fmt: skip
 @click.option("--tls-cert", type=PemFile, help="Certificate of the REST API; enables HTTPS.")
 @click.option("--tls-key", type=PemFile, help="Private key of that certificate.")
 @click.option("--openflow-ca", type=PemFile, help="CA that must have signed the certificates of switches; enables TLS.")
@@ -142,6 +156,8 @@ def command(
     audit_days: int,
     reservation_days: float,
     calibration: Path | None,
+    qos_profiles: Path | None,
+    event_sinks: tuple[Sink, ...],
     tls_cert: str | None,
     tls_key: str | None,
     openflow_ca: str | None,
@@ -162,6 +178,8 @@ def command(
         switch_tls = _switch_tls(openflow_ca, openflow_cert, openflow_key)
         network = load_network(map_name, map_options(map_values))
         switch_calibration = load_calibration(calibration) if calibration else DEFAULT_CALIBRATION
+        profiles = load_profiles(qos_profiles) if qos_profiles else DEFAULT_PROFILES
+        qos = QosOffer(profiles, SinkDelivery(event_sinks))
         with contextlib.ExitStack() as stack:
             address = advertise or f"{'https' if https else 'http'}://{listen[0][0]}:{listen[0][1]}"
             opening = StoresOpening(ledger, network.name, audit_days, reservation_days, address)
@@ -172,7 +190,7 @@ def command(
             require_free_port(openflow, "OpenFlow")
             if ryu_apps:
                 require_free_port(ryu_rest, "Ryu's web server")
-            ports = Ports(sockets, openflow, ryu_apps, ryu_rest, https, switch_tls, process_limits)
+            ports = Ports(sockets, openflow, ryu_apps, ryu_rest, https, switch_tls, process_limits, qos)
             greeting = None if quiet else _greeting(network, listen, ports, opened.summary)
             _run(network, opened.start, ports, greeting, switch_calibration)
             if opened.lock.is_lost:
@@ -197,7 +215,8 @@ def _run(network: Network, start: Start, ports: Ports, greeting: str | None, cal
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def assemble(switch_client: SwitchClient) -> ryu_runtime.Stop:
-        assembly = Assembly(network, switch_client, calibration, RestEndpoint(ports.rest, ports.rest_tls, ports.limits))
+        endpoint = RestEndpoint(ports.rest, ports.rest_tls, ports.limits)
+        assembly = Assembly(network, switch_client, calibration, endpoint, ports.qos)
         start(assembly)
         return assembly.stop
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Insert, Select, select
+from sqlalchemy import Connection, Insert, Select, Table, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from controller.domain.reservation import LIVE, Reservation
@@ -26,6 +26,7 @@ from controller.storage.tables import (
     DELETE_RESPONSE,
     INSERT_RESERVATION,
     INSERT_RESPONSE,
+    QOS_SESSIONS,
     RESERVATIONS,
     RESPONSES,
     SELECT_ENDED_IDS,
@@ -166,20 +167,40 @@ class Ledger:
 
         Raises: LedgerUnavailable.
         """
-        row = {"map": self._map_name, "stream": stream}
-
-        def work(connection: Connection) -> None:
-            connection.execute(STREAMS.delete().where(*(STREAMS.c[name] == row[name] for name in row)))
-            connection.execute(STREAMS.insert(), {**row, "record": record})
-
-        self._answered(work)
+        self._write_record(STREAMS, "stream", stream, record)
 
     def delete_streams(self, streams: Collection[str]) -> None:
         """Delete the records of these streams.
 
         Raises: LedgerUnavailable.
         """
-        old = STREAMS.delete().where(STREAMS.c.map == self._map_name, STREAMS.c.stream.in_(list(streams)))
+        self._delete_records(STREAMS, "stream", streams)
+
+    def write_qos_session(self, session: str, record: str) -> None:
+        """Store the record of a QoS session or booking, in place of one before.
+
+        Raises: LedgerUnavailable.
+        """
+        self._write_record(QOS_SESSIONS, "session", session, record)
+
+    def delete_qos_sessions(self, sessions: Collection[str]) -> None:
+        """Delete the records of these QoS sessions and bookings.
+
+        Raises: LedgerUnavailable.
+        """
+        self._delete_records(QOS_SESSIONS, "session", sessions)
+
+    def _write_record(self, table: Table, column: str, name: str, record: str) -> None:
+        row = {"map": self._map_name, column: name}
+
+        def work(connection: Connection) -> None:
+            connection.execute(table.delete().where(*(table.c[each] == row[each] for each in row)))
+            connection.execute(table.insert(), {**row, "record": record})
+
+        self._answered(work)
+
+    def _delete_records(self, table: Table, column: str, names: Collection[str]) -> None:
+        old = table.delete().where(table.c.map == self._map_name, table.c[column].in_(list(names)))
         self._answered(lambda connection: connection.execute(old))
 
     def _answered(self, work: Work[object]) -> None:
@@ -281,6 +302,15 @@ class Ledger:
         Raises: LedgerUnavailable.
         """
         statement = select(STREAMS.c.record).where(STREAMS.c.map == self._map_name).order_by(STREAMS.c.stream)
+        return self._query(lambda connection: list(connection.execute(statement).scalars()))
+
+    def qos_sessions(self) -> list[str]:
+        """The records of all QoS sessions and bookings.
+
+        Raises: LedgerUnavailable.
+        """
+        table = QOS_SESSIONS.c
+        statement = select(table.record).where(table.map == self._map_name).order_by(table.session)
         return self._query(lambda connection: list(connection.execute(statement).scalars()))
 
     def live(self) -> list[Reservation]:

@@ -40,6 +40,13 @@ STREAMS = Table(
     Column("stream", String(32), primary_key=True),
     Column("record", Text, nullable=False),
 )
+QOS_SESSIONS = Table(
+    "qos_sessions",
+    METADATA,
+    Column("map", String(64), primary_key=True),
+    Column("session", String(36), primary_key=True),
+    Column("record", Text, nullable=False),
+)
 WRITERS = Table(
     "writers",
     METADATA,

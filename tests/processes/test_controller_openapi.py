@@ -33,10 +33,13 @@ def ovs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVSwitch]:
     switch.stop()
 
 
-def run_schemathesis(controller: Controller, directory: Path, *options: str) -> None:
-    """Fail with the findings of schemathesis, if any."""
+CAMARA = ("quality-on-demand/v1/", "qos-booking/v0.1/", "qos-profiles/v1/")
+
+
+def run_schemathesis(controller: Controller, directory: Path, *options: str, api: str = "") -> None:
+    """Fail with the findings of schemathesis, if any. `api`: the path of one with a document of its own."""
     hooks = {"SCHEMATHESIS_HOOKS": "tests.processes.sense", "PYTHONPATH": str(ROOT)}
-    document = f"http://127.0.0.1:{controller.rest_port}/openapi.json"
+    document = f"http://127.0.0.1:{controller.rest_port}/{api}openapi.json"
     command = [
         *(str(Path(sys.executable).with_name("schemathesis")), "run", document, "--no-color", "--seed", "1"),
         *("--checks", "all", "--exclude-checks", "use_after_free,positive_data_acceptance"),
@@ -56,6 +59,21 @@ def test_without_tokens_responses_match_the_document(ovs: OpenVSwitch, tmp_path:
         wait_until(controller.in_sync)
         run_schemathesis(controller, tmp_path)
         assert controller.in_sync()
+    finally:
+        controller.stop()
+        controller.client.close()
+
+
+def test_the_apis_of_camara_match_their_documents(ovs: OpenVSwitch, tmp_path: Path) -> None:
+    with closing(TokenStore(f"sqlite:///{tmp_path}/ledger.db")) as tokens:
+        secret = tokens.add("all", "all", frozenset({Scope.OPERATE}), Quota())
+    controller = Controller(tmp_path)
+    try:
+        ovs.connect(controller.openflow_port)
+        wait_until(controller.in_sync)
+        for api in CAMARA:
+            phases = ("--phases", "coverage,fuzzing")
+            run_schemathesis(controller, tmp_path, "--header", f"Authorization: Bearer {secret}", *phases, api=api)
     finally:
         controller.stop()
         controller.client.close()

@@ -16,7 +16,10 @@ from controller.security.access import Caller, is_management_address
 from controller.security.tokens import TokenStore
 from topologies.maps import MANAGEMENT_NETWORK
 
-OPEN_PATHS = frozenset({"/", "/v1/healthz", "/docs", "/openapi.json"})
+CAMARA_DOCUMENTS = frozenset({
+    "/quality-on-demand/v1/openapi.json", "/qos-booking/v0.1/openapi.json", "/qos-profiles/v1/openapi.json"
+})  # fmt: skip
+OPEN_PATHS = frozenset({"/", "/v1/healthz", "/docs", "/openapi.json"}) | CAMARA_DOCUMENTS
 """Public paths; the files under /docs/ are public too."""
 
 

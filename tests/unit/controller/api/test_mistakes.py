@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from pydantic import TypeAdapter, ValidationError
+from starlette.routing import Mount
 
 from controller.api.app import create_app
 from controller.api.schemas.mistakes import mistakes_of
@@ -72,7 +74,9 @@ def test_a_body_that_is_no_json_says_where() -> None:
 
 def test_every_pattern_of_the_api_is_explained_in_words() -> None:
     with running_service(Ledger(IN_MEMORY, "pair")) as service:
-        document = create_app(service).openapi()
+        app = create_app(service)
+        mounted = [route.app for route in app.routes if isinstance(route, Mount)]
+        documents = [each.openapi() for each in (app, *mounted) if isinstance(each, FastAPI)]
     found: set[str] = set()
 
     def search(part: object) -> None:
@@ -84,6 +88,7 @@ def test_every_pattern_of_the_api_is_explained_in_words() -> None:
             for value in part:
                 search(value)
 
-    search(document)
+    assert len(documents) == 4
+    search(documents)
     explained_elsewhere = {r"^\d{1,5}-\d{1,5}$"}  # ports_from_text
     assert found - explained_elsewhere == RULES.keys()
