@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from trainer.config.objectives import Objective
 from trainer.data.standardization import Moments
@@ -167,6 +168,26 @@ def check_names(tensors: Iterable[str], expected: Sequence[str]) -> None:
     """
     if unknown := set(tensors) - set(expected):
         raise ProtocolError(f"the tensor {min(unknown)[:80]!r} was not expected.")
+
+
+def labels_of(tensors: Mapping[str, Tensor], samples: int, classes: int, objective: Objective) -> Tensor:
+    """Return the labels of a micro-batch: classes as int64, or values of that shape.
+
+    Raises: ProtocolError if there are none, not one for every sample, of classes that do not exist, or not finite.
+    """
+    labels, target_shape = tensors.get("labels"), objective.target_shape
+    kind, shape = (torch.uint8, (samples, *objective.class_shape)) if target_shape is None else (
+        torch.float32, (samples, *target_shape))
+    if labels is None or tuple(labels.shape) != shape or labels.dtype != kind:
+        found = "missing" if labels is None else f"{labels.dtype} {tuple(labels.shape)}"
+        raise ProtocolError(f"its labels are {found}; they must be {str(kind).removeprefix('torch.')} {shape}.")
+    if target_shape is not None:
+        if not bool(labels.isfinite().all()):
+            raise ProtocolError("its labels are not finite.")
+        return labels
+    if int(labels.max()) >= classes:
+        raise ProtocolError(f"its labels reach {int(labels.max())}; there are {classes} classes.")
+    return labels.to(torch.int64)
 
 
 def printable(reason: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,9 +17,10 @@ from trainer.models.boundary import Boundary, has_gradients
 from trainer.models.frozen import copy_sharing
 from trainer.models.layer_checks import check_layers
 from trainer.models.objective import build_loss
+from trainer.models.shared_trunk import joint_layers
 from trainer.models.split_model import MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
-from trainer.models.zoo import BuiltModel, build_model
+from trainer.models.zoo import BuiltModel, build_model, random_batch
 from trainer.protocol.messages import Prepare
 from trainer.records.checkpoint import Checkpoint
 
@@ -27,7 +29,8 @@ from trainer.records.checkpoint import Checkpoint
 class EdgeReplica:
     """The cloud's model for one edge. `batch`: samples per mini-batch; `max_cut`: limit after the edge was late.
 
-    `kept`: segments that the edge need not send again.
+    `joint`: of every layer whether it can run on the rows of several edges at once. `kept`: segments that the edge need
+    not send again.
     """
 
     session: EdgeSession
@@ -38,6 +41,7 @@ class EdgeReplica:
     boundaries: Sequence[Boundary]
     classes: int
     objective: Objective
+    joint: Sequence[bool] = ()
     integers: tuple[int, int] | None = None
     max_cut: int | None = None
     kept: KeptSegments | None = None
@@ -61,6 +65,14 @@ class EdgeReplica:
     def has_tail_gradients(self) -> bool:
         """Whether the edge sends the gradients of its tail's inputs: some layer before its tail is trained."""
         return self._tail is not None and bool(self.boundaries[self._tail].trained)
+
+    @property
+    def shares_trunk(self) -> bool:
+        """Whether some of its layers can run on the rows of several edges at once.
+
+        With protected labels none does: the gradients of the tails arrive one after the other.
+        """
+        return isinstance(self.model, ServerModel) and any(self.joint[self.cut :])
 
     @property
     def _tail(self) -> int | None:
@@ -138,6 +150,8 @@ def build_shared(recipe: Prepare, device: torch.device) -> BuiltModel:
     """Build the model that every node builds, on a device; the replicas of all edges are copies of it."""
     built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
                         objective=recipe.objective, tuning=recipe.tuning)
+    batch = partial(random_batch, sample_shape=recipe.sample_shape, integers=recipe.integers)
+    built = replace(built, joint=joint_layers(built.layers, built.boundaries, built.unchanging, batch))
     for layer in built.layers:
         layer.to(device)
     return built
@@ -153,4 +167,4 @@ def build_replica(
     part = Stage(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer, built.unchanging)
     model = ServerModel(part, build_loss(recipe.objective.loss)) if recipe.tail is None else MiddleModel(part)
     return EdgeReplica(session, model, batch, len(split_evenly(batch, recipe.micro)), device, built.boundaries,
-                       recipe.classes, recipe.objective, recipe.integers)
+                       recipe.classes, recipe.objective, built.joint, recipe.integers)

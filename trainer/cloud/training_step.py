@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.step_segments import ReadyMicroBatch, StepSegments
 from trainer.cloud.step_timing import Direction, StepResult, StepTransfers
-from trainer.config.objectives import Objective
 from trainer.config.stragglers import StragglerPolicy, step_deadline_s
-from trainer.errors import DivergedError, ProtocolError, TrainingFailedError
+from trainer.errors import DivergedError, ModelFailedError, ProtocolError, TrainerError, TrainingFailedError
 from trainer.models.rng import RandomStream
+from trainer.models.shared_trunk import MicroBatch, train_together
 from trainer.models.split_model import MiddleModel
-from trainer.models.values import Values, to_device
+from trainer.models.values import to_device
 from trainer.plugins import is_plugin_name
 from trainer.protocol import codec, messages, segments
-from trainer.protocol.segments import segment_bytes
 from trainer.records.run_record import milliseconds
 from trainer.records.summary_file import Fields
 from trainer.reservation.bandwidth import Grant
@@ -35,6 +33,8 @@ START_LEAD_S = 0.005
 
 _Reply = tuple[messages.Message, dict[str, Tensor]]
 """A message and its tensors."""
+_Result = tuple[messages.Message, dict[str, Tensor], float]
+"""A message, its tensors and the loss."""
 
 
 class CloudStep:
@@ -66,14 +66,9 @@ class CloudStep:
         self._began_s = 0.0
         self._began_at_s = 0.0
         self._timeout_s = 0.0
-        self._kept: deque[tuple[EdgeSession, int]] = deque()
-        """Micro-batches of which the cloud has all segments."""
-        self._deferred: dict[str, list[int]] = {}
-        """Of an edge: micro-batches that need nothing but segments of others in this step."""
-        self._rows: dict[str, list[Tensor]] = {}
-        """Of edges whose segments are kept: their samples in every micro-batch."""
-        self._missing: dict[str, dict[int, Tensor]] = {}
-        """Of every edge: the samples of every micro-batch whose segments are to arrive, in order."""
+        self._segments = StepSegments((number - 1) * steps + step)
+        self._max_samples = max(replica.batch for replica in replicas.values())
+        """Samples in one pass: of a mini-batch, so that the memory does not grow with the edges."""
         self.transfers = {
             name: StepTransfers(replica.session.offset_s, replica.session.mss_bytes, grant.up[name], grant.down[name],
                                 grant.rates_are_assumed)
@@ -88,11 +83,12 @@ class CloudStep:
         late_s = time.monotonic() + step_deadline_s(self._grant.plan.step_s, late_factor)
         self._start()
         while busy := self._busy():
-            item = self._edge_manager.receive(time.monotonic() if self._kept else min(deadline_s, late_s))
+            item = self._edge_manager.receive(
+                time.monotonic() if self._segments.has_ready else min(deadline_s, late_s))
             if item is not None:
                 self._handle(*item)
-            elif self._kept:
-                self._train_kept(*self._kept.popleft())
+            elif self._segments.has_ready:
+                self._train(self._segments.take(self._max_samples))
             elif time.monotonic() >= deadline_s:
                 for session in busy:
                     self._edge_manager.drop(session, f"it did not complete step {self.step} within {timeout_s:g} s.")
@@ -127,7 +123,7 @@ class CloudStep:
     def _in_progress(self, name: str, transfers: StepTransfers) -> Iterator[tuple[Direction, float]]:
         """Yield direction and start (cloud's clock): of the first frame if it has arrived, otherwise as planned."""
         replica = self._initial_replicas[name]
-        expected = len(self._missing[name]) + (replica.micro_batches if replica.has_tail_gradients else 0)
+        expected = self._segments.count(name) + (replica.micro_batches if replica.has_tail_gradients else 0)
         if len(transfers.sent_up) < expected:
             sent_s = self._first_s
             prefix = replica.session.connection.partial_frame
@@ -142,43 +138,11 @@ class CloudStep:
     def _start(self) -> None:
         self._first_s = max(time.time() + START_LEAD_S, self._earliest_s)
         for name, replica in self._replicas.items():
-            self._expect(name, replica)
+            self.transfers[name].saved_bytes = self._segments.expect(replica)
         for session in self._edge_manager.sessions:
             self._edge_manager.send(
                 session, messages.StartStep(round=self.number, step=self.step, first_s=self._first_s + session.offset_s)
             )
-
-    def _expect(self, name: str, replica: EdgeReplica) -> None:
-        """Find which segments will arrive: all, or of samples whose segments are not kept yet."""
-        if replica.kept is None:
-            self._missing[name] = {micro: torch.empty(replica.samples_of(micro))
-                                   for micro in range(replica.micro_batches)}
-            return
-        rows = self._rows[name] = replica.micro_batches_of((self.number - 1) * self._steps + self.step)
-        missing = replica.kept.sent.take(rows)
-        self._missing[name] = {micro: samples for micro, samples in enumerate(missing) if len(samples)}
-        self.transfers[name].saved_bytes = sum(
-            segment_bytes(replica.boundary, len(all_rows), replica.kept.codec)
-            - (segment_bytes(replica.boundary, len(samples), replica.kept.codec) if len(samples) else 0)
-            for all_rows, samples in zip(rows, missing, strict=True))
-        arriving = torch.cat(missing)
-        complete = [micro for micro, samples in enumerate(missing) if not len(samples)]
-        self._deferred[name] = [micro for micro in complete if bool(torch.isin(rows[micro], arriving).any())]
-        self._kept += [(replica.session, micro) for micro in complete if micro not in self._deferred[name]]
-
-    def _train_kept(self, session: EdgeSession, micro: int) -> None:
-        """Compute the cloud's part of a micro-batch whose segments were all sent before."""
-        replica, transfers = self._replicas.get(session.name), self.transfers[session.name]
-        if replica is None or replica.session is not session:
-            return  # lost since
-        began = time.perf_counter()
-        try:
-            self._answer(replica, transfers, *self._train_rows(replica, transfers, micro))
-        except ProtocolError as error:
-            self._edge_manager.exclude(session, str(error))
-        except TrainingFailedError as error:  # the values of this edge led to it
-            self._edge_manager.fail(session, error)
-        transfers.cloud_s += time.perf_counter() - began
 
     def _busy(self) -> list[EdgeSession]:
         return [session for session in self._edge_manager.sessions if self.transfers[session.name].done is None]
@@ -208,7 +172,7 @@ class CloudStep:
                 except TrainingFailedError as error:  # the values of this edge led to it
                     self._edge_manager.fail(session, error)
             case messages.StepDone() as done if done.step == self.step:
-                self._finish_kept(session)
+                self._train_all_of(replica)
                 try:
                     self._check_done(done, received, replica, transfers)
                 except ProtocolError as error:
@@ -218,13 +182,6 @@ class CloudStep:
                     self._finish_edge(done, replica, transfers)
             case other:
                 self._edge_manager.drop(session, f"it sent {type(other).__name__} during step {self.step}.")
-
-    def _finish_kept(self, session: EdgeSession) -> None:
-        """Train what is kept of an edge that has completed its part of the step."""
-        own = [micro for other, micro in self._kept if other is session]
-        self._kept = deque(item for item in self._kept if item[0] is not session)
-        for micro in own:
-            self._train_kept(session, micro)
 
     def _check_done(
         self, done: messages.StepDone, received: ReceivedFrame, replica: EdgeReplica, transfers: StepTransfers
@@ -249,9 +206,9 @@ class CloudStep:
         self, message: messages.Segment | messages.TailGradient, received: ReceivedFrame, replica: EdgeReplica,
         transfers: StepTransfers,
     ) -> None:
-        """Compute the cloud's part of a micro-batch and send the result.
+        """Take a micro-batch's segment, which is trained now or with others, or the gradient of its tail.
 
-        Raises: ProtocolError if the message is not valid, TrainingFailedError if the model fails on it or diverges.
+        Raises: ProtocolError if the message is not valid, TrainingFailedError if the model fails on it.
         """
         edge_checks.check_sent_time(received.frame.sent_s, received.arrival_s, transfers.offset_s, self._timeout_s)
         transfers.sent_up.append(SentFrame(received.frame.sent_s, received.frame.size_bytes))
@@ -259,20 +216,23 @@ class CloudStep:
         began = time.perf_counter()
         try:
             if isinstance(message, messages.Segment):
-                self._check_order(message, transfers, replica)
+                self._segments.check_order(message, transfers, replica)
                 if message.batch_samples != replica.batch:
                     raise ProtocolError(f"its mini-batch has {message.batch_samples} samples; it must have "
                                         f"{replica.batch}.")
                 transfers.arrived_s = received.arrival_s
-                answer, tensors = self._process_segment(message, received.frame.tensors, replica, transfers)
+                self._add_segment(message.micro, received.frame.tensors, replica, transfers)
             else:
                 transfers.tail_gradients = _next_micro_batch(message, transfers.tail_gradients, replica)
-                answer, tensors = self._process_tail_gradient(message, received.frame.tensors, replica)
+                self._answer(replica, transfers, *self._process_tail_gradient(message, received.frame.tensors, replica))
         except ProtocolError as error:
             kind = type(message).__name__
             raise ProtocolError(f"it sent a {kind} that does not fit cut {replica.cut}: {error}") from error
-        self._answer(replica, transfers, answer, tensors)
         transfers.cloud_s += time.perf_counter() - began
+        if isinstance(message, messages.Segment) and not replica.shares_trunk:
+            self._train_all_of(replica)
+        elif self._segments.arrived_samples >= self._max_samples:
+            self._train(self._segments.take(self._max_samples))
 
     def _answer(
         self, replica: EdgeReplica, transfers: StepTransfers, answer: messages.Message, tensors: Mapping[str, Tensor]
@@ -283,62 +243,104 @@ class CloudStep:
             if sent is not None:
                 transfers.sent_down.append(sent)
 
-    def _check_order(self, message: messages.Segment, transfers: StepTransfers, replica: EdgeReplica) -> None:
-        """Check that a segment is of the next micro-batch of which one must arrive.
+    def _add_segment(
+        self, micro: int, tensors: Mapping[str, Tensor], replica: EdgeReplica, transfers: StepTransfers
+    ) -> None:
+        """Check and decode a segment and its labels.
 
         Raises: ProtocolError.
         """
-        awaited = list(self._missing[replica.name])[transfers.segments_sent : transfers.segments_sent + 1]
-        if [message.micro] != awaited:
-            which = f"instead of {awaited[0]}" if awaited else "although none is awaited"
-            raise ProtocolError(f"it sent a Segment of micro-batch {message.micro} {which}.")
-        transfers.segments_sent += 1
-
-    def _process_segment(
-        self, segment: messages.Segment, tensors: Mapping[str, Tensor], replica: EdgeReplica, transfers: StepTransfers
-    ) -> _Reply:
-        micro = segment.micro
-        samples = len(self._missing[replica.name][micro])
+        samples = self._segments.samples_awaited(replica.name, micro)
         used = self._codecs[replica.name]
         values = segments.decode_segment("segment", tensors, replica.boundary, samples, used)
         names = segments.segment_names("segment", replica.boundary, used)
         edge_checks.check_names(tensors, names if isinstance(replica.model, MiddleModel) else [*names, "labels"])
         edge_checks.check_values(values, replica.integers if replica.cut == 0 else None)
-        labels = None if isinstance(replica.model, MiddleModel) else _labels(
+        labels = None if isinstance(replica.model, MiddleModel) else edge_checks.labels_of(
             tensors, samples, replica.classes, replica.objective)
-        if replica.kept is None:
-            return self._train(replica, transfers, micro, values, labels)
-        replica.kept.add(self._missing[replica.name][micro], tensors, labels)
-        if transfers.segments_sent == len(self._missing[replica.name]):
-            self._kept += [(replica.session, deferred) for deferred in self._deferred.pop(replica.name)]
-        return self._train_rows(replica, transfers, micro)
+        is_last = transfers.segments_sent == self._segments.count(replica.name)
+        self._segments.add(replica, micro, tensors, values, labels, is_last)
 
-    def _train_rows(self, replica: EdgeReplica, transfers: StepTransfers, micro: int) -> _Reply:
-        """Compute the cloud's part of a micro-batch from kept segments."""
-        assert replica.kept is not None
-        rows = self._rows[replica.name][micro]
-        labels = None if isinstance(replica.model, MiddleModel) else replica.kept.targets(rows)
-        return self._train(replica, transfers, micro, replica.kept.values(rows), labels)
+    def _train_all_of(self, replica: EdgeReplica) -> None:
+        """Train all that is ready of an edge, with others where they share a pass."""
+        while batches := self._segments.take(self._max_samples, first_of=replica):
+            self._train(batches)
 
-    def _train(
-        self, replica: EdgeReplica, transfers: StepTransfers, micro: int, values: Values, labels: Tensor | None
-    ) -> _Reply:
-        step = self.step
-        transfers.segments += 1
-        values = to_device(values, replica.device)
-        stream = RandomStream(self._seed, replica.name, self.number, step, micro)
-        needed = replica.boundary.needs_gradient
-        if isinstance(replica.model, MiddleModel):
-            outputs = replica.model.forward(micro, values, stream, needed)
-            tail = replica.boundaries[replica.model.stage.last]
-            return messages.TailInput(step=step, micro=micro), segments.encode_segment(
-                "tail_input", outputs, tail, replica.samples_of(micro), self._codecs[replica.name])
-        assert labels is not None
-        gradients, loss = replica.model.train(values, labels.to(replica.device), replica.batch, stream, needed)
+    def _train(self, batches: Sequence[ReadyMicroBatch]) -> None:
+        """Compute the cloud's part of micro-batches in one pass and send each edge its result.
+
+        Where the model fails on several, each is tried alone, so that only the edge that it fails on is excluded.
+        """
+        batches = [ready for ready in batches if self._replicas.get(ready.replica.name) is ready.replica]  # not lost
+        if not batches:
+            return
+        began = time.perf_counter()
+        try:
+            results = self._compute(batches)
+        except ModelFailedError as error:
+            if len(batches) == 1:
+                self._give_up(batches[0].replica, error)
+            for ready in batches if len(batches) > 1 else ():
+                self._train([ready])
+            return
+        except ProtocolError as error:
+            self._give_up(batches[0].replica, error)
+            return
+        share_s = (time.perf_counter() - began) / sum(ready.samples for ready in batches)
+        for ready, result in zip(batches, results, strict=True):
+            replica, transfers = ready.replica, self.transfers[ready.replica.name]
+            began = time.perf_counter()
+            transfers.segments += 1
+            if isinstance(result, DivergedError):
+                self._give_up(replica, result)
+            else:
+                answer, tensors, loss = result
+                transfers.loss += loss
+                self._answer(replica, transfers, answer, tensors)
+            transfers.cloud_s += share_s * ready.samples + time.perf_counter() - began
+
+    def _give_up(self, replica: EdgeReplica, error: TrainerError) -> None:
+        """Exclude an edge that sent what is not possible, or whose values the model fails on."""
+        self._segments.forget(replica)
+        if isinstance(error, TrainingFailedError):
+            self._edge_manager.fail(replica.session, error)
+        else:
+            self._edge_manager.exclude(replica.session, str(error))
+
+    def _compute(self, batches: Sequence[ReadyMicroBatch]) -> list[_Result | DivergedError]:
+        """Return message, tensors and loss of every micro-batch.
+
+        Raises: ProtocolError, ModelFailedError.
+        """
+        together = []
+        for ready in batches:
+            replica, micro = ready.replica, ready.micro
+            values, labels = ready.load()
+            values = to_device(values, replica.device)
+            stream = RandomStream(self._seed, replica.name, self.number, self.step, micro)
+            if isinstance(replica.model, MiddleModel):
+                outputs = replica.model.forward(micro, values, stream, replica.boundary.needs_gradient)
+                tail = replica.boundaries[replica.model.stage.last]
+                tensors = segments.encode_segment("tail_input", outputs, tail, replica.samples_of(micro),
+                                                  self._codecs[replica.name])
+                return [(messages.TailInput(step=self.step, micro=micro), tensors, 0.0)]
+            assert labels is not None
+            together.append(MicroBatch(replica.model, values, labels.to(replica.device), replica.batch, stream))
+        leading = batches[0].replica
+        if len(together) > 1:
+            made = train_together(together, leading.boundaries, leading.joint)
+        else:
+            made = [together[0].train(leading.boundary.needs_gradient)]
+        return [self._gradient(ready, *result) for ready, result in zip(batches, made, strict=True)]
+
+    def _gradient(
+        self, ready: ReadyMicroBatch, gradients: Sequence[Tensor | None], loss: float
+    ) -> _Result | DivergedError:
+        name = ready.replica.name
         if not math.isfinite(loss):
-            raise DivergedError(f"The loss of {replica.name} is {loss}: training has diverged. Lower --learning-rate.")
-        transfers.loss += loss
-        return messages.Gradient(step=step, micro=micro), self._encode_gradients(gradients, replica)
+            return DivergedError(f"The loss of {name} is {loss}: training has diverged. Lower --learning-rate.")
+        return (messages.Gradient(step=self.step, micro=ready.micro),
+                self._encode_gradients(gradients, ready.replica), loss)
 
     def _process_tail_gradient(
         self, back: messages.TailGradient, tensors: Mapping[str, Tensor], replica: EdgeReplica
@@ -371,25 +373,3 @@ def _next_micro_batch(message: messages.TailGradient, expected: int, replica: Ed
     if message.micro != expected or expected >= replica.micro_batches:
         raise ProtocolError(f"it sent a TailGradient of micro-batch {message.micro} instead of {expected}.")
     return expected + 1
-
-
-def _labels(
-    tensors: Mapping[str, Tensor], samples: int, classes: int, objective: Objective
-) -> Tensor:
-    """Return the labels of a micro-batch: classes as int64, or values of that shape.
-
-    Raises: ProtocolError if there are none, not one for every sample, of classes that do not exist, or not finite.
-    """
-    labels, target_shape = tensors.get("labels"), objective.target_shape
-    kind, shape = (torch.uint8, (samples, *objective.class_shape)) if target_shape is None else (
-        torch.float32, (samples, *target_shape))
-    if labels is None or tuple(labels.shape) != shape or labels.dtype != kind:
-        found = "missing" if labels is None else f"{labels.dtype} {tuple(labels.shape)}"
-        raise ProtocolError(f"its labels are {found}; they must be {str(kind).removeprefix('torch.')} {shape}.")
-    if target_shape is not None:
-        if not bool(labels.isfinite().all()):
-            raise ProtocolError("its labels are not finite.")
-        return labels
-    if int(labels.max()) >= classes:
-        raise ProtocolError(f"its labels reach {int(labels.max())}; there are {classes} classes.")
-    return labels.to(torch.int64)

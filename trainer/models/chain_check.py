@@ -17,7 +17,15 @@ from trainer.config.objectives import Objective
 from trainer.errors import UsageError, UserCodeError
 from trainer.models.boundary import Boundary, BoundaryError, LayerError, describe, find_boundaries, layer_title
 from trainer.models.fx_split import addresses
-from trainer.models.values import Values, backward, gradients_of, is_differentiable, new_leaves, tensors_of
+from trainer.models.values import (
+    Values,
+    backward,
+    gradients_of,
+    is_differentiable,
+    new_leaves,
+    only_tensor,
+    tensors_of,
+)
 from trainer.plugins import describe_error
 
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-3, 1e-5
@@ -109,7 +117,7 @@ def _compare(
     torch.manual_seed(seed)
     own_seen, chain_seen = _Outputs(own, ""), _Outputs.of_layers(layers)
     try:
-        expected = own(values.clone())
+        expected = only_tensor(own(values.clone()))
     except Exception as error:
         if len(values) == 1 and own.training and BATCH_STATISTICS in str(error):
             return  # the sizes of micro-batches are checked when they are known

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -23,12 +24,54 @@ from trainer.models.frozen import freeze, matches
 SHOWN_NAMES = 4
 
 
+PARTS = ("lora_A", "lora_B")
+"""Names of an adapter's parameters."""
+
+
 class Adapted(nn.Module):
-    """Mixed into a module's class: its parameters `lora_A` and `lora_B`."""
+    """Mixed into a module's class: its parameters `lora_A` and `lora_B`.
+
+    `adapter_rows`: whose adapters apply to which rows, while the rows of several edges are in one batch.
+    """
 
     lora_A: nn.Parameter  # noqa: N815 - PEFT's names
     lora_B: nn.Parameter  # noqa: N815
     lora_scale: float
+    adapter_rows: AdapterRows | None = None
+
+    def added(self, values: Tensor) -> Tensor:
+        """Return scale x B A x of all rows."""
+        rows = self.adapter_rows
+        return self.added_by(self, values) if rows is None else torch.cat(
+            [self.added_by(module, part) for module, part in rows.split(values)])
+
+    def added_by(self, module: Adapted, values: Tensor) -> Tensor:
+        """Return what the adapter of this module or of a copy adds."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRows:
+    """Copies of a module, and of how many samples each one's adapter applies to the rows."""
+
+    modules: Sequence[Adapted]
+    samples: Sequence[int]
+
+    def split(self, values: Tensor) -> list[tuple[Adapted, Tensor]]:
+        """Return each copy with its rows; adjacent ones of the same copy together.
+
+        Raises: RuntimeError if there is no whole number of rows for each sample.
+        """
+        rows_per_sample, rest = divmod(len(values), sum(self.samples))
+        if rest:
+            raise RuntimeError(f"{len(values)} rows are not those of {sum(self.samples)} samples")
+        runs: list[tuple[Adapted, int]] = []
+        for module, count in zip(self.modules, self.samples, strict=True):
+            if runs and runs[-1][0] is module:
+                count += runs.pop()[1]
+            runs.append((module, count))
+        parts = torch.split(values, [count * rows_per_sample for _, count in runs])
+        return [(module, part) for (module, _), part in zip(runs, parts, strict=True)]
 
 
 class LoraLinear(nn.Linear, Adapted):
@@ -36,8 +79,11 @@ class LoraLinear(nn.Linear, Adapted):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return x W + scale x A B of x (N, ..., inputs)."""
-        added = functional.linear(functional.linear(values, self.lora_A), self.lora_B)
-        return functional.linear(values, self.weight, self.bias) + self.lora_scale * added
+        return functional.linear(values, self.weight, self.bias) + self.added(values)
+
+    def added_by(self, module: Adapted, values: Tensor) -> Tensor:
+        """Return scale x A B of x."""
+        return self.lora_scale * functional.linear(functional.linear(values, module.lora_A), module.lora_B)
 
 
 class LoraConv1d(nn.Conv1d, Adapted):
@@ -45,9 +91,12 @@ class LoraConv1d(nn.Conv1d, Adapted):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the convolution of x (N, channels, T) plus the adapter's."""
-        added = functional.conv1d(self._conv_forward(values, self.lora_A, None), self.lora_B)
-        outputs: Tensor = self._conv_forward(values, self.weight, self.bias) + self.lora_scale * added
+        outputs: Tensor = self._conv_forward(values, self.weight, self.bias) + self.added(values)
         return outputs
+
+    def added_by(self, module: Adapted, values: Tensor) -> Tensor:
+        """Return what the adapter adds."""
+        return self.lora_scale * functional.conv1d(self._conv_forward(values, module.lora_A, None), module.lora_B)
 
 
 class LoraConv2d(nn.Conv2d, Adapted):
@@ -55,9 +104,12 @@ class LoraConv2d(nn.Conv2d, Adapted):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the convolution of x (N, channels, H, W) plus the adapter's."""
-        added = functional.conv2d(self._conv_forward(values, self.lora_A, None), self.lora_B)
-        outputs: Tensor = self._conv_forward(values, self.weight, self.bias) + self.lora_scale * added
+        outputs: Tensor = self._conv_forward(values, self.weight, self.bias) + self.added(values)
         return outputs
+
+    def added_by(self, module: Adapted, values: Tensor) -> Tensor:
+        """Return what the adapter adds."""
+        return self.lora_scale * functional.conv2d(self._conv_forward(values, module.lora_A, None), module.lora_B)
 
 
 ADAPTED: dict[type[nn.Module], type[nn.Module]] = {

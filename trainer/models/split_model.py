@@ -101,7 +101,7 @@ class ClientModel:
         """
         if not 0 <= micro < len(self._segments) or not match(self._segments[micro], gradients):
             raise _unexpected(micro, gradients)
-        _backpropagate(self._segments[micro], gradients)
+        backpropagate(self._segments[micro], gradients)
 
     def abort_batch(self) -> None:
         """Discard an unfinished mini-batch and its accumulated gradients."""
@@ -168,10 +168,13 @@ class ServerModel(_ServerSide):
         Raises: ModelFailedError.
         """
         leaves, values = new_leaves(segment, needs_gradient)
-        outputs = self.stage.forward(values, stream)
-        loss = self._loss(outputs, targets) * (len(targets) / batch_samples)
-        _backpropagate(loss, [torch.ones_like(loss)])
+        loss = self.loss(self.stage.forward(values, stream), targets, batch_samples)
+        backpropagate(loss, [torch.ones_like(loss)])
         return gradients_of(leaves), loss.item()
+
+    def loss(self, outputs: Tensor, targets: Tensor, batch_samples: int) -> Tensor:
+        """Return the contribution of a micro-batch to its mini-batch's mean loss."""
+        return self._loss(outputs, targets) * (len(targets) / batch_samples)
 
 
 class MiddleModel(_ServerSide):
@@ -201,7 +204,7 @@ class MiddleModel(_ServerSide):
         leaves, outputs = self._awaiting_gradient.pop(micro, (None, None))
         if leaves is None or not match(outputs, gradients):
             raise _unexpected(micro, gradients)
-        _backpropagate(outputs, gradients)
+        backpropagate(outputs, gradients)
         return gradients_of(leaves)
 
 
@@ -210,7 +213,11 @@ def _unexpected(micro: int, gradients: Sequence[Tensor | None]) -> ProtocolError
     return ProtocolError(f"Gradient of shape {shapes or '()'} for micro-batch {micro} does not match a forward pass.")
 
 
-def _backpropagate(values: Values, gradients: Sequence[Tensor | None]) -> None:
+def backpropagate(values: Values, gradients: Sequence[Tensor | None]) -> None:
+    """Backpropagate the gradients of values.
+
+    Raises: ModelFailedError.
+    """
     try:
         backward(values, gradients)
     except Exception as error:

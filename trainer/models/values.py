@@ -18,6 +18,12 @@ def tensors_of(values: Values) -> list[Tensor]:
     return [leaf for leaf in _pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
+def only_tensor(values: Values) -> Values:
+    """Return the tensor if there is exactly one, as in the output of a model of the library transformers."""
+    tensors = tensors_of(values)
+    return tensors[0] if len(tensors) == 1 else values
+
+
 def is_differentiable(tensor: Tensor) -> bool:
     """Return whether a tensor can have a gradient: real or complex floating point."""
     return tensor.is_floating_point() or tensor.is_complex()

@@ -204,6 +204,7 @@ class BuiltModel:
 
     `names`: `<layer>.<name>` to the name in the module's own state dict. `unchanging`: for every layer the values that
     training does not change; `constant`: for every cut 0..L whether its segments depend on their samples alone.
+    `joint`: of every layer whether it can run on the rows of several edges at once; only the cloud finds out.
     """
 
     layers: list[nn.Module]
@@ -211,6 +212,7 @@ class BuiltModel:
     names: dict[str, str]
     unchanging: Unchanging
     constant: tuple[bool, ...]
+    joint: tuple[bool, ...] = ()
 
 
 def build_layers(

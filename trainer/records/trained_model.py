@@ -20,6 +20,7 @@ from trainer.data.standardization import Standardization, standardize
 from trainer.errors import CheckpointError, DataError
 from trainer.models.lora import merge
 from trainer.models.objective import classes_second
+from trainer.models.values import only_tensor
 from trainer.models.zoo import user_module
 from trainer.protocol.messages import Prepare
 
@@ -69,7 +70,8 @@ class TrainedModel(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Standardize and compute."""
         values = standardize(inputs, self.metadata.standardization)
-        outputs: Tensor = self.model(values if self.metadata.whole_numbers else values.to(torch.float32))
+        outputs: Tensor = only_tensor(
+            self.model(values if self.metadata.whole_numbers else values.to(torch.float32)))
         return outputs
 
     def as_inputs(self, values: npt.ArrayLike) -> Tensor:
