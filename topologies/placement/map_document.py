@@ -23,6 +23,8 @@ from topologies.placement.siting import choose_sites, site_named
 from topologies.plants.plant import Fibre, Plant, Site
 from topologies.problems import MapError, listed
 
+MOST_LETTERS = 100
+"""Of a label."""
 DEFAULT_CHANNELS = 4
 """Channels of a fibre whose speed is not stated."""
 ACCESS_KM = 3.0
@@ -93,9 +95,12 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
     rates = [rate if rate[0] * rate[1] * scale >= SLOWEST_MBPS else (1, SLOWEST_MBPS / scale) for rate in rates]
     shares = _cpu_shares(len(sites.edges))
     nodes: list[dict[str, Any]] = [
-        {"name": names[site.name], "kind": "switch", "position_km": positions[site.name], "label": site.name[:100]}
+        {
+            "name": names[site.name], "kind": "switch", "position_km": positions[site.name],
+            "label": site.name[:MOST_LETTERS],
+        }
         for site in plant.sites
-    ]
+    ]  # fmt: skip
     links: list[dict[str, Any]] = [
         {
             "ends": [names[end] for end in fibre.ends], "length_km": fibre.length_km,
@@ -124,7 +129,9 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
     path = sites.path
     bottleneck = [names[site] for site in path[-2:]] if len(path) > 1 else ["cloud", names[sites.cloud]]
     crowded = _crowded(plant, options.band)
-    notes = [*plant.notes, *sites.notes, *crowded]
+    long = [site.name for site in plant.sites if len(site.name) > MOST_LETTERS]
+    cut = [f"names are cut after {MOST_LETTERS} letters: {listed([name[:20] + '…' for name in long])}"] if long else []
+    notes = [*plant.notes, *sites.notes, *crowded, *cut]
     if slow:
         notes.append(f"emulated at {SLOWEST_MBPS:g} Mb/s, which is faster than to scale: {listed(slow)}")
     return {

@@ -1,19 +1,38 @@
-"""Lengths and speeds of spans under the names that people use."""
+"""Lengths, speeds and losses of spans under the names that people use.
+
+What is stated twice, or not used, is a remark: a sentence, after a colon at whose end the names of spans follow.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
 from topologies.maps import LEAST_LOSS_DB_PER_KM, MOST_LOSS_DB_PER_KM, FibreType
+from topologies.readers.source import number_of
 
-KM = frozenset({"lengthkm", "distancekm", "distkm", "km", "fibrekm", "fiberkm", "fibrelengthkm", "fiberlengthkm"})
-METRES = frozenset({"lengthm", "distancem", "distm"})
-PLAIN_LENGTH = frozenset({"length", "distance", "fibrelength", "fiberlength"})
+KM_PER_UNIT = {
+    **dict.fromkeys(("km", "kilometre", "kilometres", "kilometer", "kilometers"), 1.0),
+    **dict.fromkeys(("m", "metre", "metres", "meter", "meters"), 0.001),
+    **dict.fromkeys(("mi", "mile", "miles"), 1.609344),
+}
+UNIT_WORDS = ("lengthunits", "lengthunit", "units", "unit")
+LENGTH_WORDS = ("length", "distance", "fibrelength", "fiberlength")
+LENGTHS = {
+    **dict.fromkeys(("lengthkm", "distancekm", "distkm", "km", "fibrekm", "fiberkm", "fibrelengthkm",
+                     "fiberlengthkm"), 1.0),
+    **dict.fromkeys(("lengthm", "distancem", "distm"), 0.001),
+    **dict.fromkeys(("lengthmi", "lengthmiles", "distancemi", "distancemiles", "miles"), 1.609344),
+    **dict.fromkeys(LENGTH_WORDS, None),
+}  # fmt: skip
+"""By the name of an attribute: km per unit, None: the unit is an attribute of its own. The first that is stated counts.
+"""
 GREAT_CIRCLE = "dist"
+MAX_LENGTH_KM, MIN_LENGTH_KM = 20_000.0, 0.001
 GBPS_PER_UNIT = {"bps": 1e-9, "kbps": 1e-6, "mbps": 1e-3, "gbps": 1.0, "tbps": 1e3}
 SPEED_WORDS = ("linkspeed", "capacity", "bandwidth", "speed", "rate", "bitrate", "datarate")
 SPEEDS = {f"{word}{unit}": factor for word in SPEED_WORDS for unit, factor in GBPS_PER_UNIT.items()}
@@ -22,40 +41,71 @@ MOST_GBPS = 480_000.0
 """48 channels of 10 Tb/s."""
 BITS_FROM = 1e6
 """A plain `capacity` of at least this is in bit/s, a smaller one in Gb/s."""
+LOSSES = ("lossdbperkm", "losscoef", "losscoefdbperkm", "attenuationdbperkm")
+FIBRE_TYPES = ("fibretype", "fibertype", "typevariety")
+UNUSED = ("weight", "cost", "loss", "attenuation", "srlg", "riskgroup", "sharedriskgroup", "channels",
+          "wavelengths", "len", "delay", "latency")  # fmt: skip
+"""Attributes that could mean something here, and are not used."""
+USED = frozenset({*LENGTHS, *UNIT_WORDS, *SPEEDS, *SPEED_WORDS, "linkspeedraw", "linkspeedunits", *LOSSES, *FIBRE_TYPES,
+                  "duct"})  # fmt: skip
+SAME_SHARE = 0.01
+"""Two statements that differ by less are the same."""
+MAX_DUCT_LETTERS = 64
+
+Remark = Callable[[str], None]
+Named = Mapping[str, tuple[str, object]]
+"""Attributes with a value, by their names in lower-case letters and digits alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """A value that an attribute states. `note`: how it was read, if the name does not say its unit."""
+    """A value that an attribute states."""
 
     value: float
     attribute: str
-    note: str = ""
 
 
-def stated_length_km(attributes: Mapping[str, object]) -> Stated | None:
+def stated_length_km(attributes: Mapping[str, object], remark: Remark) -> Stated | None:
     """The length of a fibre, in km; None if no attribute states one.
 
-    Raises: ValueError if it is no finite number above 0.
+    Raises: ValueError if it is no possible one.
     """
-    named = _by_plain_name(attributes)
-    for names, factor in ((KM, 1.0), (METRES, 0.001), (PLAIN_LENGTH, None)):
-        for plain, (attribute, value) in named.items():
-            if plain in names:
-                unit = str(named.get("lengthunits", named.get("units", ("", "")))[1])
-                note = "" if factor or unit else f"`{attribute}` is taken as km"
-                km_per_unit = factor or (0.001 if unit == "m" else 1.0)
-                return Stated(_positive(attribute, value) * km_per_unit, attribute, note)
-    return None
+    found = list(_lengths(_by_plain_name(attributes), remark))
+    return _possible_length(_first_of(found, remark)) if found else None
+
+
+def _lengths(named: Named, remark: Remark) -> Iterator[Stated]:
+    for plain, km_per_unit in LENGTHS.items():
+        if plain in named:
+            attribute, value = named[plain]
+            yield Stated(_positive(attribute, value) * (km_per_unit or _unit_km(named, attribute, remark)), attribute)
+
+
+def _unit_km(named: Named, attribute: str, remark: Remark) -> float:
+    """The unit of a length without one in its name, in km."""
+    word, unit = next((named[each] for each in UNIT_WORDS if each in named), ("", ""))
+    if not word:
+        remark(f"`{attribute}` is taken as km")
+    elif str(unit).strip().lower() not in KM_PER_UNIT:
+        raise ValueError(f"`{word}` is {unit!r}; a length is in km, m or miles")
+    return KM_PER_UNIT[str(unit).strip().lower()] if word else 1.0
 
 
 def length_from(attributes: Mapping[str, object], attribute: str) -> Stated | None:
     """The length of a fibre by the attribute that the user names, in km.
 
-    Raises: ValueError if it is no finite number above 0.
+    Raises: ValueError if it is no possible one.
     """
     value = attributes.get(attribute)
-    return None if value in (None, "") else Stated(_positive(attribute, value), attribute)
+    return None if value in (None, "") else _possible_length(Stated(_positive(attribute, value), attribute))
+
+
+def _possible_length(length: Stated) -> Stated:
+    if length.value > MAX_LENGTH_KM:
+        raise ValueError(f"`{length.attribute}` is {length.value:g} km; a fibre has at most {MAX_LENGTH_KM:g} km")
+    if length.value < MIN_LENGTH_KM:
+        raise ValueError(f"`{length.attribute}` is {length.value:g} km; a fibre has at least {MIN_LENGTH_KM:g} km")
+    return length
 
 
 def stated_distance_km(attributes: Mapping[str, object]) -> float | None:
@@ -67,37 +117,48 @@ def stated_distance_km(attributes: Mapping[str, object]) -> float | None:
     return None if value in (None, "") else _positive(GREAT_CIRCLE, value, or_zero=True)
 
 
-def stated_rate_gbps(attributes: Mapping[str, object]) -> Stated | None:
+def stated_rate_gbps(attributes: Mapping[str, object], remark: Remark) -> Stated | None:
     """The speed of a span, in Gb/s; None if no attribute states one.
 
     Raises: ValueError if it is no finite number above 0, or impossible.
     """
-    stated = _rate_gbps(attributes)
+    found = list(_rates(_by_plain_name(attributes), remark))
+    stated = _first_of(found, remark) if found else None
     if stated is not None and not 0 < stated.value <= MOST_GBPS:
         raise ValueError(f"`{stated.attribute}` is {stated.value:g} Gb/s; it is above 0 and at most {MOST_GBPS:g}")
     return stated
 
 
-def _rate_gbps(attributes: Mapping[str, object]) -> Stated | None:
-    named = _by_plain_name(attributes)
+def _rates(named: Named, remark: Remark) -> Iterator[Stated]:
     if "linkspeedraw" in named:
         attribute, value = named["linkspeedraw"]
-        return Stated(_positive(attribute, value) * 1e-9, attribute)
-    if "linkspeed" in named and "linkspeedunits" in named:
-        unit = str(named["linkspeedunits"][1]).strip().upper()[:1]
-        try:
-            return Stated(float(str(named["linkspeed"][1])) * ZOO_UNITS[unit], "LinkSpeed")
-        except (ValueError, KeyError):
-            return None  # the Zoo has speeds such as "45/155"; LinkSpeedRaw is the one that counts
+        yield Stated(_positive(attribute, value) * 1e-9, attribute)
+    in_zoo_units = "linkspeed" in named and "linkspeedunits" in named
+    if in_zoo_units:
+        (attribute, value), unit = named["linkspeed"], str(named["linkspeedunits"][1]).strip().upper()[:1]
+        number = number_of(value)
+        if number is not None and unit in ZOO_UNITS:
+            yield Stated(number * ZOO_UNITS[unit], attribute)
+        elif "linkspeedraw" not in named:  # the Zoo has speeds such as "45/155"; LinkSpeedRaw is the one that counts
+            remark(f"`{attribute}` {value} with the unit {named['linkspeedunits'][1]} is not used:")
     for plain, (attribute, value) in named.items():
         if plain in SPEEDS:
-            return Stated(_positive(attribute, value) * SPEEDS[plain], attribute)
-        if plain in SPEED_WORDS:
-            rate, is_bits = _positive(attribute, value), _positive(attribute, value) >= BITS_FROM
+            yield Stated(_positive(attribute, value) * SPEEDS[plain], attribute)
+        elif plain in SPEED_WORDS and not (plain == "linkspeed" and in_zoo_units):
+            rate = _positive(attribute, value)
+            is_bits = rate >= BITS_FROM
             unit = "bit/s" if is_bits else "Gb/s"
-            note = f"`{attribute}` is taken as {unit}; `{attribute}_gbps`, `_mbps` or `_bps` say the unit"
-            return Stated(rate * (1e-9 if is_bits else 1.0), attribute, note)
-    return None
+            remark(f"`{attribute}` is taken as {unit}; `{attribute}_gbps`, `_mbps` or `_bps` say the unit")
+            yield Stated(rate * (1e-9 if is_bits else 1.0), attribute)
+
+
+def _first_of(found: list[Stated], remark: Remark) -> Stated:
+    """The first statement; those that say otherwise are told."""
+    first = found[0]
+    for other in found[1:]:
+        if abs(other.value - first.value) > SAME_SHARE * first.value:
+            remark(f"`{first.attribute}` counts, `{other.attribute}` says otherwise:")
+    return first
 
 
 def stated_loss(attributes: Mapping[str, object]) -> float | None:
@@ -105,13 +166,14 @@ def stated_loss(attributes: Mapping[str, object]) -> float | None:
 
     Raises: ValueError if it is no possible one.
     """
-    value = attributes.get("loss_db_per_km")
-    if value in (None, ""):
+    named = _by_plain_name(attributes)
+    attribute, value = next((named[each] for each in LOSSES if each in named), ("", None))
+    if not attribute:
         return None
-    loss = _positive("loss_db_per_km", value)
+    loss = _positive(attribute, value)
     if not LEAST_LOSS_DB_PER_KM <= loss <= MOST_LOSS_DB_PER_KM:
         limits = f"{LEAST_LOSS_DB_PER_KM:g} to {MOST_LOSS_DB_PER_KM:g}"
-        raise ValueError(f"`loss_db_per_km` is {value!r}; it is {limits} dB/km")
+        raise ValueError(f"`{attribute}` is {value!r}; it is {limits} dB/km")
     return loss
 
 
@@ -120,26 +182,55 @@ def stated_fibre_type(attributes: Mapping[str, object]) -> FibreType | None:
 
     Raises: ValueError if it is unknown.
     """
-    value = attributes.get("fibre_type")
+    named = _by_plain_name(attributes)
+    attribute, value = next((named[each] for each in FIBRE_TYPES if each in named), ("", None))
     found = next((known for known in get_args(FibreType) if known == value), None)
-    if found is None and value not in (None, ""):
-        raise ValueError(f"`fibre_type` is {value!r}; it is one of {', '.join(get_args(FibreType))}")
+    if found is None and attribute:
+        raise ValueError(f"`{attribute}` is {value!r}; it is one of {', '.join(get_args(FibreType))}")
     return found
 
 
-def _by_plain_name(attributes: Mapping[str, object]) -> dict[str, tuple[str, object]]:
-    return {
-        re.sub(r"[^a-z0-9]", "", str(name).lower()): (str(name), value)
-        for name, value in attributes.items()
-        if value not in (None, "")
-    }
+def stated_duct(attributes: Mapping[str, object]) -> str | None:
+    """The duct of a span.
+
+    Raises: ValueError if it is no text or number.
+    """
+    attribute, value = _by_plain_name(attributes).get("duct", ("", None))
+    if not attribute:
+        return None
+    text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    has_controls = any(unicodedata.category(letter) == "Cc" for letter in text)
+    if not text or len(text) > MAX_DUCT_LETTERS or has_controls:
+        advice = f"it is a name of at most {MAX_DUCT_LETTERS} letters in one line"
+        raise ValueError(f"`{attribute}` is {value!r:.80}; {advice}")
+    return text
+
+
+def remark_unused(attributes: Mapping[str, object], remark: Remark) -> None:
+    """Remark on attributes that could mean something here and are not used."""
+    named = _by_plain_name(attributes)
+    for plain in UNUSED:
+        if plain in named:
+            remark(f"`{named[plain][0]}` is not used")
+
+
+def _by_plain_name(attributes: Mapping[str, object]) -> Named:
+    """The attributes with a value.
+
+    Raises: ValueError if names that are alike, such as `length` and `Length`, have different values.
+    """
+    named: dict[str, tuple[str, object]] = {}
+    for name, value in attributes.items():
+        if value is not None and value != "":
+            plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
+            first, other = named.setdefault(plain, (str(name), value))
+            if other is not value and other != value and plain in USED:
+                raise ValueError(f"`{first}` is {other!r:.60} and `{str(name).strip()}` {value!r:.60}; state one")
+    return named
 
 
 def _positive(attribute: str, value: object, or_zero: bool = False) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(str(value))
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
-        raise ValueError(f"`{attribute}` is {value!r}; it is a number above 0")
+    number = number_of(value)
+    if number is None or not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
+        raise ValueError(f"`{attribute}` is {value!r:.80}; it is a number above 0")
     return number

@@ -30,6 +30,21 @@ def join_directions(spans: list[StatedSpan], labels: Mapping[str, str]) -> tuple
     both.
     """
     waiting: dict[tuple[str, str], list[StatedSpan]] = {}
+    unlike: dict[str, list[str]] = {}
+
+    def join(kept: StatedSpan, other: StatedSpan) -> None:
+        name = f"{labels[kept.ends[0]]} - {labels[kept.ends[1]]}"
+        kept.loss_db_per_km = max(kept.loss_db_per_km or 0.0, other.loss_db_per_km or 0.0) or None
+        rates = [rate for rate in (kept.rate_gbps, other.rate_gbps) if rate is not None]
+        if len(set(rates)) > 1:
+            unlike.setdefault("speed, the lower is taken", []).append(name)
+        kept.rate_gbps = min(rates, default=None)
+        for word, what in (("duct", "duct"), ("fibre_type", "type of fibre")):
+            stated, others = getattr(kept, word), getattr(other, word)
+            if None not in (stated, others) and stated != others:
+                unlike.setdefault(f"{what}, that of the first is taken", []).append(name)
+            setattr(kept, word, others if stated is None else stated)
+
     joined: list[StatedSpan] = []
     for span in spans:
         opposite = waiting.get(span.ends[::-1], [])
@@ -39,7 +54,7 @@ def join_directions(spans: list[StatedSpan], labels: Mapping[str, str]) -> tuple
             joined.append(span)
         else:
             opposite.remove(match)
-            match.loss_db_per_km = max(match.loss_db_per_km or 0.0, span.loss_db_per_km or 0.0) or None
+            join(match, span)
     uneven = []
     for ends, remaining in waiting.items():
         opposite = waiting.get(ends[::-1], [])
@@ -47,11 +62,13 @@ def join_directions(spans: list[StatedSpan], labels: Mapping[str, str]) -> tuple
             kept, dropped = remaining.pop(0), opposite.pop(0)
             joined = [span for span in joined if span is not dropped]
             kept.length_km = max(kept.length_km or 0.0, dropped.length_km or 0.0) or None
+            join(kept, dropped)
             uneven.append(f"{labels[ends[0]]} - {labels[ends[1]]}")
     single = [f"{labels[a]} - {labels[b]}" for (a, b), left in waiting.items() for _ in left]
     notes = []
     if uneven:
         notes.append(f"the directions differ in length, the longer is taken: {listed(uneven)}")
+    notes += [f"the directions differ in {what}: {listed(names)}" for what, names in unlike.items()]
     if single and len(single) < len(joined):
         notes.append(f"stated in one direction only, taken for both: {listed(single)}")
     return joined, notes

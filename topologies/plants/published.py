@@ -17,7 +17,8 @@ from topologies.file_limits import read_bounded
 from topologies.plants.plant import Plant
 from topologies.plants.survey import SurveyOptions, plant_of
 from topologies.readers import gnpy_network, graph_files, node_link, sndlib
-from topologies.readers.source import SourceNetwork, json_kind, unreadable
+from topologies.readers.source import SourceNetwork, unreadable
+from topologies.readers.text_files import check_content, decoded, parsed_json
 
 DATA = Path(topohub.__file__).parent / "data"
 SUFFIXES = (".graphml", ".gml", ".xml", ".json", ".xls", ".xlsx", ".txt", ".native")
@@ -65,24 +66,17 @@ def read_source(name_or_path: str) -> SourceNetwork:
 
 def _from_text(path: Path, content: bytes) -> SourceNetwork:
     suffix = path.suffix.lower()
+    check_content(path.name, content)
     if suffix in (".xml", ".graphml"):
         return _from_xml(path, content)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise unreadable(path.name, f"it is not UTF-8 (byte {error.start})") from error
+    text = decoded(path.name, content)
     if suffix == ".gml":
         return graph_files.read_gml(path, text)
     if suffix != ".json":
         if not text.startswith(sndlib.NATIVE_HEADER):
             raise unreadable(path.name, f"a text file is read in SNDlib's form, which starts {sndlib.NATIVE_HEADER!r}")
         return sndlib.read_native(path, text)
-    try:
-        facts = json.loads(text)
-    except ValueError as error:
-        raise unreadable(path.name, error) from error
-    if not isinstance(facts, dict):
-        raise unreadable(path.name, f"the JSON is {json_kind(facts)}; it must be an object")
+    facts = parsed_json(path.name, text)
     if gnpy_network.YANG in facts or "elements" in facts:
         return gnpy_network.read_gnpy(path.stem, f"{path.name} (GNPy)", facts)
     if node_link.RFC8345 in facts:
@@ -96,10 +90,12 @@ def _from_xml(path: Path, content: bytes) -> SourceNetwork:
     try:
         root: Element = fromstring(content)
     except (ParseError, ValueError, LookupError) as error:
+        if b"encoding" not in content[:100]:
+            decoded(path.name, content)
         raise unreadable(path.name, error) from error
     name = root.tag.rpartition("}")[2]
     if name == "graphml":
-        return graph_files.read_graphml(path, content, root)
+        return graph_files.read_graphml(path, root)
     if name == "network":
         return sndlib.read_xml(path, root)
     raise unreadable(path.name, f"its XML is <{name}>; GraphML (<graphml>) and SNDlib (<network>) are read")
@@ -108,7 +104,7 @@ def _from_xml(path: Path, content: bytes) -> SourceNetwork:
 def _from_topohub(name: str) -> SourceNetwork:
     facts = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))  # topohub.get leaves the file open
     stem = name.rpartition("/")[2]
-    source = node_link.read_node_link(stem, f"topohub {name}", facts)
+    source = node_link.read_node_link(stem, f"topohub {name}", facts, has_degrees=True)
     if not name.startswith(SNDLIB) or not sndlib.is_drawing(stem, [(site.x, site.y) for site in source.sites]):
         return source
     # topohub's `dist` is the great-circle distance between the places of the drawing: it means nothing

@@ -6,16 +6,19 @@ Nothing is replaced or left out without a note, and nothing impossible is taken.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from statistics import median_low
+from unicodedata import category
 
 import networkx as nx
 
 from topologies.plants.attributes import (
+    MAX_LENGTH_KM,
     length_from,
+    remark_unused,
     stated_distance_km,
+    stated_duct,
     stated_fibre_type,
     stated_length_km,
     stated_loss,
@@ -28,7 +31,6 @@ from topologies.problems import MapError, listed
 from topologies.readers.site_names import keys_by_name, nearest, unique_labels
 from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, is_plane_in_km, number_of, off_globe
 
-MAX_LENGTH_KM = 20_000.0
 SAME_PLACE_KM = 1.0
 """Length of a fibre between sites with the same coordinates."""
 MOST_MISTAKES = 20
@@ -73,6 +75,9 @@ class _Survey:
         self.notes = list(network.notes)
         self.labels = unique_labels(network.sites)
         self.keys_by_label = keys_by_name(network.sites)
+        cleaned = [self.labels[site.key] for site in network.sites if _has_controls(site)]
+        if cleaned:
+            self.notes.append(f"control characters and breaks of lines in names are left out: {listed(cleaned)}")
         self.sites: dict[str, Site] = {}
         for site in network.sites:
             if site.key in self.sites:
@@ -108,7 +113,7 @@ class _Survey:
 
     def spans(self) -> list[StatedSpan]:
         """The spans as stated, with both directions joined."""
-        spans, readings, loops = [], Counter[str](), []
+        spans, remarks, loops = [], dict[str, list[str]](), []
         for number, span in enumerate(self.network.spans):
             ends = tuple(self._end(number, end) for end in span.ends)
             if len(found := [end for end in ends if end is not None]) < 2:
@@ -118,10 +123,13 @@ class _Survey:
                 loops.append(self.labels[found[0]])
                 continue
             try:
-                spans.append(self._span((found[0], found[1]), span, readings))
+                spans.append(self._span((found[0], found[1]), span, remarks))
             except ValueError as error:
                 self.mistakes.append(f"span {name}: {error}")
-        self.notes += sorted(readings)
+        self.notes += [
+            f"{sentence} {listed(names, 6)}" if sentence.endswith(":") else sentence
+            for sentence, names in sorted(remarks.items())
+        ]
         if loops:
             self.notes.append(f"left out, a span from a site to itself: {listed(loops)}")
         if not self.network.is_directed:
@@ -136,21 +144,28 @@ class _Survey:
         if end in self.keys_by_label:
             return self.keys_by_label[end]
         names = (*self.labels, *self.labels.values())
+        if several := [site.key for site in self.network.sites if site.name == end]:
+            ids = listed([repr(key) for key in several])
+            what = f"is the name of several nodes; use their ids {ids}"
+            self.mistakes.append(f"link {number + 1}: its end {end!r} {what}")
+            return None
         self.mistakes.append(f"link {number + 1}: its end {end!r} is no node{nearest(end, names)}")
         return None
 
-    def _span(self, ends: tuple[str, str], span: SourceSpan, readings: Counter[str]) -> StatedSpan:
+    def _span(self, ends: tuple[str, str], span: SourceSpan, remarks: dict[str, list[str]]) -> StatedSpan:
         attributes, attribute = span.attributes, self.options.length_attribute
-        length = stated_length_km(attributes) if attribute is None else length_from(attributes, attribute)
+        name = " - ".join(self.labels[end] for end in ends)
+
+        def remark(sentence: str) -> None:
+            remarks.setdefault(sentence, []).append(name)
+
+        length = stated_length_km(attributes, remark) if attribute is None else length_from(attributes, attribute)
         distance = stated_distance_km(attributes) if self.network.has_dist and length is None else None
-        rate = stated_rate_gbps(attributes)
-        readings.update(stated.note for stated in (length, rate) if stated is not None and stated.note)
-        if length is not None and length.value > MAX_LENGTH_KM:
-            raise ValueError(f"`{length.attribute}` is {length.value:g} km; a fibre has at most {MAX_LENGTH_KM:g} km")
-        duct = attributes.get("duct")
+        rate = stated_rate_gbps(attributes, remark)
+        remark_unused({word: value for word, value in attributes.items() if word != attribute}, remark)
         return StatedSpan(
             ends, None if length is None else length.value, distance,
-            None if duct in (None, "") else str(duct), None if rate is None else rate.value,
+            stated_duct(attributes), None if rate is None else rate.value,
             stated_loss(attributes), stated_fibre_type(attributes),
         )  # fmt: skip
 
@@ -280,3 +295,8 @@ class _Survey:
         usual = median_low(stated)
         self.notes.append(f"{len(fibres) - len(stated)} of {len(fibres)} spans state no speed: {usual:g} Gb/s taken")
         return [fibre if fibre.rate_gbps is not None else replace(fibre, rate_gbps=usual) for fibre in fibres]
+
+
+def _has_controls(site: SourceSite) -> bool:
+    name = site.name if site.name and site.name.strip() else site.key
+    return any(category(letter) == "Cc" for letter in name.strip())

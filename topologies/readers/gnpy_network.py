@@ -18,7 +18,7 @@ from typing import Any, get_args
 from topologies.maps import LEAST_LOSS_DB_PER_KM, USUAL_LOSS_DB_PER_KM, FibreType
 from topologies.problems import MapError, listed
 from topologies.readers.site_names import nearest
-from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key, number_of
+from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key, json_kind, number_of
 
 YANG = "gnpy-network-topology:topology"
 TYPES = ("Transceiver", "Roadm", "Fiber", "RamanFiber", "Fused", "Edfa", "Multiband_amplifier")
@@ -37,6 +37,8 @@ class _Elements:
     by_uid: Mapping[str, Element]
     successors: Mapping[str, list[str]]
     sites: frozenset[str]
+    repeated: tuple[str, ...]
+    """Connections that are stated twice."""
 
 
 def read_workbook(path: Path) -> SourceNetwork:
@@ -70,13 +72,14 @@ def read_gnpy(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetwork
         raise MapError([f"{name}: {YANG} is no object with elements and connections"])
     elements = _elements(name, facts)
     names = {uid: _site_name(uid) for uid in elements.by_uid if uid in elements.sites}
-    sites = [SourceSite(uid, names[uid], *_place(elements.by_uid[uid])) for uid in names]
+    sites = [SourceSite(uid, names[uid], *_place(name, elements.by_uid[uid])) for uid in names]
     spans: list[SourceSpan] = []
-    spread, unknown = set[float](), set[str]()
+    spread, unknown, used = set[float](), set[str](), set[str]()
     for uid in names:
         for start in elements.successors.get(uid, ()):
             for chain, end in _chains(elements, start, (uid,)):
                 if end != uid:
+                    used.update(chain)
                     fibres = [elements.by_uid[each] for each in chain]
                     attributes = _attributes(name, fibres)
                     spans.append(SourceSpan((uid, end), attributes))
@@ -84,6 +87,11 @@ def read_gnpy(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetwork
                     if (loss := attributes.get("loss_db_per_km")) is not None:
                         spread.add(float(str(loss)))
     notes = []
+    if elements.repeated:
+        notes.append(f"connections that are stated twice count once: {listed(elements.repeated, 4)}")
+    lost = [uid for uid, each in elements.by_uid.items() if each.get("type") in FIBRES and uid not in used]
+    if lost:
+        notes.append(f"fibres that lead from no site to another are left out: {listed(lost, 4)}")
     if spread:
         extent = " to ".join(dict.fromkeys(f"{loss:.3g}" for loss in (min(spread), max(spread))))
         notes.append(f"losses other than usual are spread over the length of the span: {extent} dB/km in all")
@@ -102,7 +110,7 @@ def _attributes(name: str, chain: list[Element]) -> dict[str, object]:
     attributes: dict[str, object] = {"length_km": length_km}
     if length_km and abs(loss_db / length_km - USUAL_LOSS_DB_PER_KM) > 1e-6:
         attributes["loss_db_per_km"] = round(max(loss_db / length_km, LEAST_LOSS_DB_PER_KM), 5)
-    types = {str(element.get("type_variety", "SSMF")) for element in chain if element.get("type") in FIBRES}
+    types = {str(element.get("type_variety") or "SSMF") for element in chain if element.get("type") in FIBRES}
     if len(types) == 1 and (kind := types.pop()) != "SSMF" and kind in get_args(FibreType):
         attributes["fibre_type"] = kind
     return attributes
@@ -110,35 +118,43 @@ def _attributes(name: str, chain: list[Element]) -> dict[str, object]:
 
 def _loss_db(name: str, element: Element) -> float:
     """The loss of a fibre or a fused node, without the two connectors that every fibre is computed with."""
-    params = _entry(element, "params")
+    params = _entry(element, "params", name)
+
+    def decibels(word: str, stated: object) -> float:
+        number = number_of(stated)
+        if number is None or not 0 <= number < float("inf"):
+            raise MapError([f"{name}: {element['uid']}: {word} is {stated!r:.80}; it is a number of dB, 0 or above"])
+        return number
 
     def value(word: str, usual: float) -> float:
         stated = params.get(word)
-        if isinstance(stated, dict):  # by frequency
-            values = [number_of(each) for each in _list(stated, "value")]
-            stated = None if None in values else max((each for each in values if each is not None), default=usual)
-        number = usual if params.get(word) in (None, "") else number_of(stated)
-        if number is None or not 0 <= number < float("inf"):
-            raise MapError([f"{name}: {element['uid']}: {word} is {stated!r}; it is a number of dB, 0 or above"])
-        return number
+        if stated in (None, ""):
+            return usual
+        by_frequency = stated.get("value") if isinstance(stated, dict) else None
+        if isinstance(by_frequency, list) and by_frequency:
+            return max(decibels(word, each) for each in by_frequency)
+        return decibels(word, stated)
 
     if element.get("type") == "Fused":
         return value("loss", FUSED_LOSS_DB)
     if element.get("type") not in FIBRES:
         return 0.0
     further = value("con_in", USUAL_CONNECTOR_DB) + value("con_out", USUAL_CONNECTOR_DB) - 2 * USUAL_CONNECTOR_DB
-    lumped = [each.get("loss") for each in _list(params, "lumped_losses") if isinstance(each, dict)]
-    further += value("att_in", 0) + sum(number_of(loss) or 0.0 for loss in lumped)
+    lumped = params.get("lumped_losses")
+    if not isinstance(lumped, list | None) or not all(isinstance(each, dict) for each in lumped or ()):
+        advice = "it is a list of objects with `position` and `loss`"
+        raise MapError([f"{name}: {element['uid']}: lumped_losses is {lumped!r:.80}; {advice}"])
+    further += value("att_in", 0) + sum(decibels("a lumped loss", each.get("loss")) for each in lumped or ())
     return value("loss_coef", USUAL_LOSS_DB_PER_KM) * _length_km(name, element) + further
 
 
 def _is_unknown(element: Element) -> bool:
-    return element.get("type") in FIBRES and element.get("type_variety", "SSMF") not in get_args(FibreType)
+    return element.get("type") in FIBRES and (element.get("type_variety") or "SSMF") not in get_args(FibreType)
 
 
 def _elements(name: str, facts: Mapping[str, Any]) -> _Elements:
     by_uid: dict[str, Element] = {}
-    for number, element in enumerate(_list(facts, "elements")):
+    for number, element in enumerate(_list(facts, "elements", name)):
         uid = element.get("uid") if isinstance(element, dict) else None
         if not isinstance(uid, str | int | float) or isinstance(uid, bool):
             raise MapError([f"{name}: elements[{number}] has no `uid`: {element!r:.80}"])
@@ -150,17 +166,24 @@ def _elements(name: str, facts: Mapping[str, Any]) -> _Elements:
             raise MapError([f"{name}: elements[{number}] {uid!r}: its `type` {what}; {advice}"])
         by_uid[as_key(uid)] = element
     successors: dict[str, list[str]] = {}
-    for number, connection in enumerate(_list(facts, "connections")):
+    repeated: list[str] = []
+    for number, connection in enumerate(_list(facts, "connections", name)):
         stated = connection if isinstance(connection, dict) else {}
         ends = [as_key(stated.get(word)) for word in ("from_node", "to_node")]
         for end in ends:
             if end not in by_uid:
                 raise MapError([f"{name}: connections[{number}]: no element has the uid {end!r}{nearest(end, by_uid)}"])
-        successors.setdefault(ends[0], []).append(ends[1])
+        if ends[1] in successors.setdefault(ends[0], []):
+            repeated.append(" > ".join(ends))
+        else:
+            successors[ends[0]].append(ends[1])
+    for uid, following in successors.items():
+        if len(following) > 1 and by_uid[uid].get("type") not in ("Roadm", "Transceiver", "Fused"):
+            raise MapError([f"{name}: {uid} leads to {listed(following, 4)}; a {by_uid[uid]['type']} leads to one"])
     for kind in ("Roadm", "Transceiver"):
         sites = frozenset(uid for uid, element in by_uid.items() if element.get("type") == kind)
         if len(sites) > 1:
-            return _Elements(by_uid, successors, sites)
+            return _Elements(by_uid, successors, sites, tuple(repeated))
     raise MapError([f"{name}: a GNPy network needs two elements of type Roadm or two of type Transceiver at least"])
 
 
@@ -179,35 +202,37 @@ def _chains(elements: _Elements, uid: str, passed: tuple[str, ...]) -> Iterator[
 def _length_km(name: str, element: Element) -> float:
     if element.get("type") not in FIBRES:
         return 0.0
-    params = _entry(element, "params")
+    params = _entry(element, "params", name)
     value, units = params.get("length"), params.get("length_units", "km")
-    try:
-        length = float(str(value))
-    except ValueError:
-        length = float("nan")
-    if units not in ("km", "m") or not length > 0 or length == float("inf"):
+    length = number_of(value)
+    if units not in ("km", "m") or length is None or not 0 < length < float("inf"):
         raise MapError([
             f"{name}: {element['uid']}: a length of {value!r} {units}; it is above 0, in km or m"
         ])  # fmt: skip
     return length * (0.001 if units == "m" else 1.0)
 
 
-def _entry(facts: Mapping[str, Any], word: str) -> Mapping[str, Any]:
-    value = facts.get(word)
-    return value if isinstance(value, dict) else {}
+def _entry(element: Element, word: str, name: str) -> Mapping[str, Any]:
+    value = element.get(word)
+    if not isinstance(value, dict | None):
+        raise MapError([f"{name}: {element.get('uid')}: `{word}` is {value!r:.80}; it is an object"])
+    return value or {}
 
 
-def _list(facts: Mapping[str, Any], word: str) -> list[Any]:
+def _list(facts: Mapping[str, Any], word: str, name: str) -> list[Any]:
     value = facts.get(word)
-    return value if isinstance(value, list) else []
+    if not isinstance(value, list):
+        what = "is missing" if word not in facts else f"is {json_kind(value)}"
+        raise MapError([f"{name}: `{word}` of a GNPy network {what}; it is a list"])
+    return value
 
 
 def _site_name(uid: str) -> str:
     return re.sub(r"^(roadm|trx)[ _-]+", "", uid, flags=re.IGNORECASE).strip() or uid
 
 
-def _place(element: Element) -> tuple[object, object]:
+def _place(name: str, element: Element) -> tuple[object, object]:
     """Longitude and latitude; GNPy writes 0, 0 for a place that it does not know."""
-    location = _entry(_entry(element, "metadata"), "location")
+    location = _entry({"uid": element["uid"], **_entry(element, "metadata", name)}, "location", name)
     place = location.get("longitude"), location.get("latitude")
     return (None, None) if all(str(value) in ("0", "0.0") for value in place) else place

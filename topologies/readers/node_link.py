@@ -12,15 +12,18 @@ from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_
 
 RFC8345 = "ietf-network:networks"
 LINK = "ietf-network-topology:link"
+_COORDINATES = ("longitude", "longitude-degrees", "latitude", "latitude-degrees")
 
 
-def read_node_link(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetwork:
-    """The network of node-link JSON.
+def read_node_link(name: str, source: str, facts: Mapping[str, Any], has_degrees: bool = False) -> SourceNetwork:
+    """The network of node-link JSON. `has_degrees`: `pos` is longitude and latitude, and need not be told.
 
     Raises: MapError if it is in another form.
     """
-    word = "links" if facts.get("links") is not None else "edges"
-    if facts.get("nodes") is None or facts.get(word) is None:
+    if facts.get("links") and facts.get("edges"):
+        raise MapError([f"{name}: it has `links` and `edges`; one of them states the spans"])
+    word = "links" if facts.get("links") is not None or "edges" not in facts else "edges"
+    if "nodes" not in facts or word not in facts:
         raise MapError([
             f"{name}: this JSON is neither networkx node-link (nodes, links) nor a GNPy network (elements, "
             f"connections) nor RFC 8345 ({RFC8345}); it has {', '.join(map(str, facts)) or 'nothing'}"
@@ -28,13 +31,16 @@ def read_node_link(name: str, source: str, facts: Mapping[str, Any]) -> SourceNe
     for key, form in (("nodes", '{"id": "a"}'), (word, '{"source": "a", "target": "b"}')):
         if not isinstance(facts[key], list):
             raise MapError([f"{name}: `{key}` is {json_kind(facts[key])}; it must be a list of objects such as {form}"])
+    directed = facts.get("directed", False)
+    if not isinstance(directed, bool | None):
+        raise MapError([f"{name}: `directed` is {json.dumps(directed)[:40]}; it is true or false"])
     nodes = [(_key(f"{name}: node {number}", node, "id"), node) for number, node in enumerate(facts["nodes"], start=1)]
     spans = []
     for number, link in enumerate(facts[word], start=1):
         place = f"{name}: link {number}"
         ends = _key(place, link, "source"), _key(place, link, "target")
         spans.append(SourceSpan(ends, {word: link[word] for word in link if word not in ("source", "target")}))
-    return network_of(name, source, nodes, tuple(spans), bool(facts.get("directed")))
+    return network_of(name, source, nodes, tuple(spans), bool(directed), tells_pos=not has_degrees)
 
 
 def _key(place: str, entry: object, word: str) -> str:
@@ -43,6 +49,8 @@ def _key(place: str, entry: object, word: str) -> str:
         raise MapError([f"{place} is {shown}; it must be an object with `{word}`"])
     if isinstance(entry.get(word), list | dict | bool | None):
         raise MapError([f"{place}: `{word}` must be a number or a text, in {shown}"])
+    if not str(entry[word]).strip():
+        raise MapError([f"{place}: `{word}` is empty, in {shown}"])
     return as_key(entry[word])
 
 
@@ -53,24 +61,28 @@ def read_rfc8345(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetw
 
     Raises: MapError if it is in another form.
     """
-    networks = [each for each in _entries(facts[RFC8345], "network") if _entries(each, "node")]
+    networks = [each for each in _entries(name, facts[RFC8345], "network") if _entries(name, each, "node")]
     if not networks:
         raise MapError([f"{name}: no network in {RFC8345} has nodes"])
-    network = max(networks, key=lambda each: len(_entries(each, "node")))
+    network = max(networks, key=lambda each: len(each["node"]))
     others = [str(each.get("network-id")) for each in networks if each is not network]
     notes = (f"the network {network.get('network-id')} is taken; others in the file: {', '.join(others)}",)
     sites = []
-    for node in _entries(network, "node"):
-        flat = dict(_flat(node))
+    for number, node in enumerate(_entries(name, network, "node"), start=1):
+        key = _key(f"{name}: node {number}", node, "node-id")
+        flat = _flat(node)
+        if again := [word for word in flat if word.strip() in _COORDINATES and word.strip() != word]:
+            both = f"{flat[again[0].strip()]} and {flat[again[0]]}"
+            raise MapError([f"{name}: node {key!r} states `{again[0].strip()}` twice: {both}"])
         x, y = (first_of(flat, word, f"{word}-degrees") for word in ("longitude", "latitude"))
         label = first_of(flat, "name", "node-name", "title")
-        sites.append(SourceSite(as_key(node.get("node-id")), None if label is None else str(label), x, y))
+        sites.append(SourceSite(key, None if label is None else str(label), x, y))
     spans = []
-    for number, link in enumerate(_entries(network, LINK) or _entries(network, "link")):
+    for number, link in enumerate(_entries(name, network, LINK) or _entries(name, network, "link"), start=1):
         ends = [_entry(link, "source").get("source-node"), _entry(link, "destination").get("dest-node")]
         if None in ends:
             raise MapError([f"{name}: link {link.get('link-id', number)} has no source-node or no dest-node"])
-        spans.append(SourceSpan((as_key(ends[0]), as_key(ends[1])), dict(_flat(link))))
+        spans.append(SourceSpan((as_key(ends[0]), as_key(ends[1])), _flat(link)))
     return SourceNetwork(name, source, tuple(sites), tuple(spans), True, notes=notes if others else ())
 
 
@@ -79,17 +91,28 @@ def _entry(facts: Mapping[str, Any], word: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _entries(facts: object, word: str) -> list[Mapping[str, Any]]:
-    value = facts.get(word) if isinstance(facts, dict) else None
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+def _entries(name: str, facts: object, word: str) -> list[Mapping[str, Any]]:
+    value = facts.get(word, []) if isinstance(facts, dict) else None
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise MapError([f"{name}: `{word}` of RFC 8345 must be a list of objects"])
+    return value
 
 
-def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """All leaves below an entry, by their names without module prefix; those of augmentations included."""
+def _flat(facts: Mapping[str, Any]) -> dict[str, object]:
+    """All leaves below an entry, by their names without module prefix; those of augmentations included.
+
+    A second value of a name has a space behind the name.
+    """
+    flat: dict[str, object] = {}
+    for word, value in _leaves(facts):
+        if flat.setdefault(word, value) != value:
+            flat[f"{word} "] = value
+    return flat
+
+
+def _leaves(facts: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     for word, value in facts.items():
         if isinstance(value, dict):
-            yield from _flat(value)
+            yield from _leaves(value)
         elif not isinstance(value, list):
             yield word.rpartition(":")[2], value
-
-

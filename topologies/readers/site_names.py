@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from unicodedata import category
 
 from topologies.problems import listed
 from topologies.readers.source import SourceSite
@@ -15,7 +16,7 @@ def nearest(wanted: str, known: Iterable[str]) -> str:
     names = list(dict.fromkeys(known))
     lower = {name.lower(): name for name in reversed(names)}
     near = [lower[match] for match in get_close_matches(wanted.lower(), lower, 1, 0.5)]
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {listed(names, 8)}"
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {listed(names, 8) or 'none'}"
 
 
 def unique_labels(sites: Iterable[SourceSite]) -> dict[str, str]:
@@ -24,7 +25,7 @@ def unique_labels(sites: Iterable[SourceSite]) -> dict[str, str]:
     used: Counter[str] = Counter()
     taken = set[str]()
     for site in sites:
-        base = (site.name or "").strip() or site.key
+        base = without_controls(site.name or "") or without_controls(site.key) or site.key
         label = base
         while label in taken:
             used[base] += 1
@@ -32,6 +33,11 @@ def unique_labels(sites: Iterable[SourceSite]) -> dict[str, str]:
         taken.add(label)
         labels[site.key] = label
     return labels
+
+
+def without_controls(name: str) -> str:
+    """The name in one line, without control characters."""
+    return " ".join("".join(" " if category(letter) == "Cc" else letter for letter in name).split())
 
 
 def keys_by_name(sites: Iterable[SourceSite]) -> Mapping[str, str]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from topologies.problems import MapError
-from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, off_globe
+from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, number_of, off_globe
 
 NATIVE_HEADER = "?SNDlib native format"
 SECTION = r"^{}\s*\(\s*$(.*?)^\)"
 NODE = re.compile(r"^\s*(\S+)\s*\(\s*(\S+)\s+(\S+)\s*\)\s*$")
-LINK = re.compile(r"^\s*(\S+)\s*\(\s*(\S+)\s+(\S+)\s*\)")
+LINK = re.compile(r"^\s*(\S+)\s*\(\s*(\S+)\s+(\S+)\s*\)(.*)$")
+CAPACITIES = "capacities of links, installed or by module, are not used: SNDlib does not state their unit"
 
 ELSEWHERE = frozenset({"india35"})
 """Networks with coordinates on the globe, but not where the network is."""
@@ -23,7 +24,7 @@ def read_native(path: Path, text: str) -> SourceNetwork:
 
     Raises: MapError
     """
-    sites, spans = [], []
+    sites, spans, has_capacities = [], [], False
     for line in _section(path, text, "NODES"):
         if (node := NODE.match(line)) is None:
             raise MapError([f"{path.name}: a node is written `NAME ( LONGITUDE LATITUDE )`, not {line.strip()!r}"])
@@ -32,15 +33,17 @@ def read_native(path: Path, text: str) -> SourceNetwork:
         if (link := LINK.match(line)) is None:
             raise MapError([f"{path.name}: a link is written `NAME ( SOURCE TARGET ) …`, not {line.strip()!r}"])
         spans.append(SourceSpan((link[2], link[3]), {"id": link[1]}))
-    drawn = is_drawing(path.stem, [(site.x, site.y) for site in sites])
-    return SourceNetwork(path.stem, f"{path.name} (SNDlib)", tuple(sites), tuple(spans), is_drawing=drawn)
+        installed, _, modules = link[4].partition("(")
+        has_capacities |= bool(modules.strip(" )")) or bool(number_of((installed.split() or ["0"])[0]))
+    drawn, notes = is_drawing(path.stem, [(site.x, site.y) for site in sites]), (CAPACITIES,) * has_capacities
+    return SourceNetwork(path.stem, f"{path.name} (SNDlib)", tuple(sites), tuple(spans), is_drawing=drawn, notes=notes)
 
 
 def _section(path: Path, text: str, name: str) -> list[str]:
-    found = re.search(SECTION.format(name), text, re.MULTILINE | re.DOTALL)
-    if found is None:
-        raise MapError([f"{path.name}: this SNDlib file has no section {name}"])
-    return [line for line in found[1].splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    found = re.findall(SECTION.format(name), text, re.MULTILINE | re.DOTALL)
+    if len(found) != 1:
+        raise MapError([f"{path.name}: this SNDlib file has {'two sections' if found else 'no section'} {name}"])
+    return [line for line in found[0].splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
 def read_xml(path: Path, root: Element) -> SourceNetwork:
@@ -51,26 +54,34 @@ def read_xml(path: Path, root: Element) -> SourceNetwork:
     nodes, links = root.find("{*}networkStructure/{*}nodes"), root.find("{*}networkStructure/{*}links")
     if nodes is None or links is None:
         raise MapError([f"{path.name}: this SNDlib file has no networkStructure with nodes and links"])
-    sites = [
-        SourceSite(str(node.get("id")), node.get("id"), _coordinate(node, "x"), _coordinate(node, "y"))
-        for node in nodes.findall("{*}node")
-    ]
-    spans = [
-        SourceSpan((_text(link, "source"), _text(link, "target")), {"id": link.get("id")})
-        for link in links.findall("{*}link")
-    ]
+    sites = []
+    for number, node in enumerate(nodes.findall("{*}node"), 1):
+        key = node.get("id", "").strip()
+        if not key:
+            raise MapError([f"{path.name}: node {number} has no id"])
+        sites.append(SourceSite(key, key, _coordinate(node, "x"), _coordinate(node, "y")))
+    spans = []
+    for number, link in enumerate(links.findall("{*}link"), 1):
+        ends = [_text(path, f"link {link.get('id', number)}", link, word) for word in ("source", "target")]
+        spans.append(SourceSpan((ends[0], ends[1]), {"id": link.get("id")}))
     stated = nodes.get("coordinatesType")
+    if stated not in (None, "geographical", "pixel"):
+        raise MapError([f"{path.name}: coordinatesType is {stated!r}; it is geographical or pixel"])
     by_places = is_drawing(path.stem, [(site.x, site.y) for site in sites])
     drawn = {"geographical": path.stem in ELSEWHERE, "pixel": True}.get(stated or "", by_places)
-    return SourceNetwork(path.stem, f"{path.name} (SNDlib)", tuple(sites), tuple(spans), is_drawing=drawn)
+    notes = (CAPACITIES,) if links.find(".//{*}capacity") is not None else ()
+    return SourceNetwork(path.stem, f"{path.name} (SNDlib)", tuple(sites), tuple(spans), is_drawing=drawn, notes=notes)
 
 
 def _coordinate(node: Element, axis: str) -> str | None:
     return node.findtext(f"{{*}}coordinates/{{*}}{axis}")
 
 
-def _text(element: Element, word: str) -> str:
-    return (element.findtext(f"{{*}}{word}") or "").strip()
+def _text(path: Path, owner: str, element: Element, word: str) -> str:
+    found = [(each.text or "").strip() for each in element.findall(f"{{*}}{word}")]
+    if len(found) != 1 or not found[0]:
+        raise MapError([f"{path.name}: {owner} has {'several' if len(found) > 1 else 'no'} {word}"])
+    return found[0]
 
 
 def is_drawing(name: str, places: list[tuple[object, object]]) -> bool:

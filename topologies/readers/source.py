@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import hypot, isclose
 
 from topologies.problems import MapError
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,8 @@ def is_plane_in_km(network: SourceNetwork) -> bool:
 
 
 def _beyond(value: object, most: float) -> bool:
-    try:
-        return abs(float(str(value))) > most
-    except ValueError:
-        return False
+    number = number_of(value)
+    return number is not None and abs(number) > most
 
 
 def json_kind(value: object) -> str:
@@ -92,12 +93,14 @@ def json_kind(value: object) -> str:
 
 def unreadable(file: str, reason: object) -> MapError:
     """The error for a file that is not in the format that it seems to have."""
-    return MapError([f"{file}: cannot be read as a network: {' '.join(str(reason).split())}"])
+    sentence = " ".join(str(reason).split())
+    if "int_max_str_digits" in sentence:
+        sentence = "a number in it has more than 4300 digits"
+    return MapError([f"{file}: cannot be read as a network: {sentence}"])
 
 
 def number_of(value: object) -> float | None:
-    """A number, also one written as text; None if it is none."""
-    try:
-        return None if isinstance(value, bool) or value is None else float(str(value))
-    except ValueError:
-        return None
+    """A number, also one written as text with a point and no unit; None if it is none."""
+    if isinstance(value, str):
+        return float(value) if NUMBER.fullmatch(value.strip()) else None
+    return float(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -91,7 +91,7 @@ def test_numbers_texts_and_names_of_nodes_are_matched(tmp_path: Path) -> None:
     assert 'two nodes have the id \'5\' (5 and "5" are the same)' in refusal(twice)
     same = [{"id": 0, "name": "x"}, {"id": 1, "name": "x"}]
     two = node_link(tmp_path / "two.json", same, [link("x", 1, length_km=1)])
-    assert "its end 'x' is no node" in refusal(two), "a name that two nodes have names none"
+    assert "its end 'x' is the name of several nodes; use their ids '0', '1'" in refusal(two)
 
 
 @pytest.mark.parametrize("value", [0, -5, float("nan"), float("inf"), "far", True, "-1e-9"])
@@ -121,7 +121,12 @@ def test_all_mistakes_are_reported_at_once_and_very_many_are_counted(tmp_path: P
         ({"distance": 100}, 100, "`distance` is taken as km"),
         ({"length": 100_000, "length_units": "m"}, 100, None),
         ({"dist": 100}, 150, None),
-        ({"weight": 100}, 686.5, None),
+        ({"weight": 100}, 686.5, "`weight` is not used"),
+        ({"length": 100, "units": "miles"}, 160.934, None),
+        ({"length_mi": "100"}, 160.934, None),
+        ({"length": 100_000, "Units": "Metres"}, 100, None),
+        ({"length_km": 100, "distance_km": 100.5}, 100, None),
+        ({"length_km": 9, "distance_km": 5}, 9, "`length_km` counts, `distance_km` says otherwise: Oslo - Bergen"),
         ({"length_km": None, "length": 100}, 100, "`length` is taken as km"),
     ],
 )
