@@ -37,7 +37,7 @@ def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: P
 
     Example: paceline maps sndlib/nobel-us --cloud Pittsburgh --draw nobel-us.svg
     """
-    console = Console()
+    console, missing = Console(), ""
     options = map_options(values)
     members = [] if name is None else [plant for plant in plant_names() if plant.startswith(f"{name.strip('/')}/")]
     if name is None or members:
@@ -55,7 +55,7 @@ def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: P
         if picture:
             from topologies.drawing.map_drawing import draw  # imports matplotlib: slow, and rarely needed
 
-            draw(topology, picture)
+            missing = draw(topology, picture)
         if file:
             file.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -64,9 +64,13 @@ def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: P
     except (MapError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     _show(console, topology)
+    if missing:
+        letters = f"{missing[:20]}{'…' if len(missing) > 20 else ''}"
+        note = f"note: letters that the picture's font lacks are boxes in it: {letters}"
+        console.print(note, highlight=False, markup=False)
     for verb, made in (("wrote", file), ("drew", picture)):
         if made:
-            console.print(f"{verb} {made}", highlight=False)
+            console.print(f"{verb} {made}", highlight=False, markup=False)
 
 
 def _refuse_options(names: list[str]) -> None:
@@ -84,7 +88,7 @@ def _list_all(console: Console) -> None:
             str(len(topology.switches)),
             str(len(topology.edges)),
             f"{length_km(topology):,.0f}",
-            topology.description,
+            escape(topology.description),
         )
     console.print(own)
     groups = Counter(name.partition("/")[0] for name in plant_names())
@@ -95,8 +99,8 @@ def _list_all(console: Console) -> None:
 
 
 def _show(console: Console, topology: Map) -> None:
-    console.print(f"{topology.name}: {topology.description}", highlight=False)
-    console.print(f"source: {topology.source or 'Paceline'}", highlight=False)
+    console.print(f"{topology.name}: {topology.description}", highlight=False, markup=False)
+    console.print(f"source: {topology.source or 'Paceline'}", highlight=False, markup=False)
     grid = {None: "none: packet links", "fixed": "50 GHz channels", "flexible": "12.5 GHz slots"}[topology.grid]
     if topology.grid is not None:
         grid += f" in the {topology.band} band"
@@ -119,7 +123,7 @@ def _show(console: Console, topology: Map) -> None:
         cells = [span, escape(ends), f"{link.length_km:g}", channels, f"{link.rate_gbps:g}", f"{rate_mbps:g}"]
         is_within = link.length_km <= reach_km(link.loss_db_per_km, topology.band)
         reach = "" if not topology.slots(link) else "yes" if is_within else "beyond"
-        table.add_row(*cells, *((reach,) if columns else ()), *((link.duct or "",) if has_ducts else ()))
+        table.add_row(*cells, *((reach,) if columns else ()), *((escape(link.duct or ""),) if has_ducts else ()))
     console.print(table)
     shares = [f"{node.name} {node.cpu_share:g}" for node in topology.hosts if node.cpu_share is not None]
     if shares:

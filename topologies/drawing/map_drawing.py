@@ -6,6 +6,7 @@ Below it are the map's source and what was left out.
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import matplotlib as mpl
 import matplotlib.patheffects as effects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 
 from topologies.catalogue import length_km
@@ -57,13 +59,24 @@ class FlowOverlay:
     title: str = ""
 
 
-def draw(topology: Map, path: Path, overlay: FlowOverlay | None = None) -> None:
+def draw(topology: Map, path: Path, overlay: FlowOverlay | None = None) -> str:
     """Write the picture as PNG or SVG, by the file's suffix; the same input always gives the same file.
+
+    Returns the letters of names that the font lacks, in whose place there are boxes.
 
     Raises: ValueError for another suffix, OSError if the file cannot be written.
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"{path.name}: a map is drawn as .png or .svg")
+    with mpl.rc_context({"svg.hashsalt": "paceline", "text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        _draw(topology, path, overlay)
+    glyphs = get_font(findfont(FontProperties())).get_charmap()
+    letters = dict.fromkeys("".join(node.label or "" for node in topology.nodes))
+    return "".join(letter for letter in letters if ord(letter) not in glyphs and not letter.isspace())
+
+
+def _draw(topology: Map, path: Path, overlay: FlowOverlay | None) -> None:
     positions, (width, height) = _positions(topology, OVERLAY_SIDE_POINTS if overlay else LONG_SIDE_POINTS)
     left_out = _left_out_lines(topology, width)
     below = 22 + NOTE_LINE_POINTS * len(left_out)
@@ -87,8 +100,7 @@ def draw(topology: Map, path: Path, overlay: FlowOverlay | None = None) -> None:
     caption = f"Lengths in km. Source: {topology.source or 'Paceline'}."
     figure.text(0.5, 11 / total, caption, ha="center", va="center", fontsize=7.5, color="#666666")
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
-    with mpl.rc_context({"svg.hashsalt": "paceline"}):
-        figure.savefig(path, dpi=150, metadata=metadata)
+    figure.savefig(path, dpi=150, metadata=metadata)
 
 
 def _left_out_lines(topology: Map, width: float) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, TypeGuard
+from unicodedata import category
 
 import networkx as nx
 
@@ -47,9 +48,24 @@ def check_semantics(raw: object) -> Iterator[Mistake]:
             yield Mistake(("nodes", index, "kind"), "cloud", "a map has one cloud; make this a host or an edge")
         kinds[name] = str(node.get("kind"))
     nodes, links = list(_entries(raw, "nodes")), list(_entries(raw, "links"))
+    yield from _check_texts(raw, nodes, links)
     yield from (Mistake(*mistake) for mistake in identifier_mistakes(nodes, links))
     yield from _check_links(raw, kinds)
     yield from _check_cross_traffic(raw, kinds)
+
+
+def _check_texts(
+    raw: dict[str, Any], nodes: list[tuple[int, dict[str, Any]]], links: list[tuple[int, dict[str, Any]]]
+) -> Iterator[Mistake]:
+    """Texts that are shown have no control characters, which terminals obey; breaks of lines are none here."""
+    texts: list[tuple[tuple[str | int, ...], object]] = [((word,), raw.get(word)) for word in ("description", "source")]
+    notes = raw.get("notes")
+    texts += [(("notes", index), note) for index, note in enumerate(notes if isinstance(notes, list) else ())]
+    texts += [(("nodes", index, "label"), node.get("label")) for index, node in nodes]
+    texts += [(("links", index, "duct"), link.get("duct")) for index, link in links]
+    for location, text in texts:
+        if isinstance(text, str) and any(category(letter) == "Cc" and letter not in "\n\t" for letter in text):
+            yield Mistake(location, text, "control characters are not shown; remove them")
 
 
 def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[Mistake]:

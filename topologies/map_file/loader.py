@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,7 @@ from topologies.map_file.checks import Mistake, check_semantics
 from topologies.map_file.schema import MapFile, as_map
 from topologies.maps import Map
 from topologies.problems import MapError
+from topologies.text_encoding import check_content, decoded
 
 DIRECTORY = Path(__file__).parents[1]
 
@@ -42,11 +44,19 @@ def load_map(name_or_path: str) -> Map:
     """
     path = map_path(name_or_path)
     try:
-        text = read_bounded(path).decode("utf-8-sig")
+        content = read_bounded(path)
+        check_content(content)
+        text = decoded(content)
         check_yaml_size(text, str(path))
+        repeated = [f"{path}:{line}: `{key}` stands twice here; write it once"
+                    for line, key in _repeated_keys(yaml.compose(text, Loader=YamlLoader))]  # fmt: skip
         raw = yaml.load(text, Loader=YamlLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except MapError:
+        raise
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise MapError([f"{path}: not a readable YAML file: {' '.join(str(error).split())}"]) from error
+    if repeated:
+        raise MapError(repeated)
     schema_mistakes, file = _check_schema(raw)
     mistakes = schema_mistakes + list(check_semantics(raw))
     if mistakes or file is None:
@@ -89,6 +99,22 @@ def _lines(node: yaml.Node | None, location: tuple[str | int, ...] = ()) -> dict
         for index, value in enumerate(node.value):
             lines |= _lines(value, (*location, index))
     return lines
+
+
+def _repeated_keys(root: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """Line and name of every entry that a mapping has twice, of which YAML takes the last."""
+    nodes = [] if root is None else [root]
+    while nodes:
+        node = nodes.pop(0)
+        if isinstance(node, yaml.MappingNode):
+            keys = set[str]()
+            for key, value in node.value:
+                if str(key.value) in keys:
+                    yield key.start_mark.line + 1, str(key.value)
+                keys.add(str(key.value))
+                nodes.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
 
 
 def _sentence(path: Path, lines: dict[tuple[str | int, ...], int], mistake: Mistake) -> str:

@@ -17,8 +17,9 @@ from topologies.file_limits import read_bounded
 from topologies.plants.plant import Plant
 from topologies.plants.survey import SurveyOptions, plant_of
 from topologies.readers import gnpy_network, graph_files, node_link, sndlib
+from topologies.readers.json_files import parsed_json
 from topologies.readers.source import SourceNetwork, unreadable
-from topologies.readers.text_files import check_content, decoded, parsed_json
+from topologies.text_encoding import WIDE, check_content, decoded
 
 DATA = Path(topohub.__file__).parent / "data"
 SUFFIXES = (".graphml", ".gml", ".xml", ".json", ".xls", ".xlsx", ".txt", ".native")
@@ -57,19 +58,25 @@ def read_source(name_or_path: str) -> SourceNetwork:
         if path.suffix.lower() in (".xls", ".xlsx"):
             path.open("rb").close()
             return gnpy_network.read_workbook(path)
-        return _from_text(path, read_bounded(path))
+        return _from_content(path, read_bounded(path))
     except RecursionError as error:
         raise unreadable(name_or_path, "it is nested too deeply") from error
     except OSError as error:
         raise unreadable(name_or_path, error.strerror or error) from error
 
 
-def _from_text(path: Path, content: bytes) -> SourceNetwork:
+def _from_content(path: Path, content: bytes) -> SourceNetwork:
+    is_xml = path.suffix.lower() in (".xml", ".graphml")
+    try:
+        check_content(content)
+        text = "" if is_xml else decoded(content)
+    except ValueError as error:
+        raise unreadable(path.name, error) from error
+    return _from_xml(path, content) if is_xml else _from_text(path, text)
+
+
+def _from_text(path: Path, text: str) -> SourceNetwork:
     suffix = path.suffix.lower()
-    check_content(path.name, content)
-    if suffix in (".xml", ".graphml"):
-        return _from_xml(path, content)
-    text = decoded(path.name, content)
     if suffix == ".gml":
         return graph_files.read_gml(path, text)
     if suffix != ".json":
@@ -88,10 +95,10 @@ def _from_xml(path: Path, content: bytes) -> SourceNetwork:
     if b"<!ENTITY" in content:
         raise unreadable(path.name, "it defines entities, which can expand without limit; remove them")
     try:
+        if b"encoding" not in content[:100] and not content.startswith(WIDE):
+            decoded(content)
         root: Element = fromstring(content)
     except (ParseError, ValueError, LookupError) as error:
-        if b"encoding" not in content[:100]:
-            decoded(path.name, content)
         raise unreadable(path.name, error) from error
     name = root.tag.rpartition("}")[2]
     if name == "graphml":

@@ -251,3 +251,33 @@ def test_a_link_that_is_almost_without_rate_is_refused(tmp_path: Path) -> None:
     text = map_path("pair").read_text().replace("channel_rate_gbps: 100}", "channel_rate_gbps: 1.0e-9}", 1)
     (mistake,) = mistakes_of(tmp_path, text)
     assert "1 x 1e-09 Gb/s to scale is 8e-10 Mb/s; a link has at least 0.001 Mb/s" in mistake
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("length_km: 20,", "length_km: 20, length_km: 90,"), ":15: `length_km` stands twice here; write it once"),
+        (("name: pair", "name: pair\nname: other"), ":3: `name` stands twice here; write it once"),
+        (("channels: 1,", 'duct: "a\\x1b[2J",'), ".duct = 'a\\x1b[2J': control characters are not shown; remove them"),
+    ],
+)
+def test_an_entry_that_stands_twice_and_control_characters_are_refused(
+    tmp_path: Path, change: tuple[str, str], sentence: str
+) -> None:
+    (mistake,) = mistakes_of(tmp_path, map_path("pair").read_text().replace(*change, 1))
+    assert sentence in mistake
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "it is empty"),
+        ("name: x".encode("utf-16"), "it is not UTF-8, but perhaps UTF-16; save it as UTF-8"),
+        ("name: Ö".encode("latin-1"), "it is not UTF-8 (byte 6 is 0xd6); save it as UTF-8"),
+        (b"\x1f\x8b\x08", "it is compressed (gzip); decompress it"),
+    ],
+)
+def test_a_file_that_is_no_text_is_told_as_such(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "map.yaml").write_bytes(content)
+    with pytest.raises(MapError, match=re.escape(f"map.yaml: not a readable YAML file: {sentence}")):
+        load_map(str(tmp_path / "map.yaml"))

@@ -1,4 +1,4 @@
-"""Text and JSON of network files: their encoding, and JSON in which no value is replaced by another in silence."""
+"""JSON in which no value is replaced by another in silence."""
 
 from __future__ import annotations
 
@@ -9,37 +9,7 @@ from typing import Any
 
 from topologies.readers.source import json_kind, unreadable
 
-COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
-WIDE = (b"\xff\xfe", b"\xfe\xff")
-"""The byte-order marks of UTF-16; that of UTF-32 begins likewise."""
 HALF_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-def check_content(file: str, content: bytes) -> None:
-    """Check that there is something in a file, and that it is not compressed.
-
-    Raises: MapError
-    """
-    for magic, name in COMPRESSED.items():
-        if content.startswith(magic):
-            raise unreadable(file, f"it is compressed ({name}); decompress it")
-    if not content.strip(b"\xef\xbb\xbf \t\r\n"):
-        raise unreadable(file, "it is empty")
-
-
-def decoded(file: str, content: bytes) -> str:
-    """The text of a file in UTF-8, with or without a byte-order mark.
-
-    Raises: MapError
-    """
-    if content.startswith(WIDE) or b"\0" in content[:4]:
-        raise unreadable(file, "it is not UTF-8, but perhaps UTF-16; save it as UTF-8")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise unreadable(
-            file, f"it is not UTF-8 (byte {error.start} is 0x{content[error.start]:02x}); save it as UTF-8"
-        ) from error
 
 
 def parsed_json(file: str, text: str) -> dict[str, Any]:
