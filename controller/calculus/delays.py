@@ -162,9 +162,10 @@ class Delays(Generic[Key]):
     @cached_property
     def changed_servers(self) -> frozenset[str]:
         """The servers whose delay the last `changed` may have changed."""
-        known, loads = self._delay_us, self.load.loads
-        downstream = [loads[name].downstream_bps.keys() for name in self._changed_servers if name in loads]
-        return self._changed_servers.union(*downstream).difference(known.keys() - self._changed_servers)
+        loads, changed = self.load.loads, self._changed_servers
+        deferred = set[str]().union(*[loads[name].downstream_bps for name in changed if name in loads])
+        deferred.difference_update(self._delay_us)
+        return changed | deferred if deferred else changed
 
     @cached_property
     def load(self) -> NetworkLoad[Key]:

@@ -22,6 +22,7 @@ on demand.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
@@ -36,7 +37,7 @@ from controller.calculus.busy_period import (
     server_delay,
 )
 from controller.calculus.curves import Server
-from controller.calculus.server_load import NetworkLoad, Rates
+from controller.calculus.server_load import NetworkLoad, Rates, ServerLoad
 
 MAX_EXCESS = 0.02
 """By how much the delays may exceed the least fixed point, relative."""
@@ -86,7 +87,9 @@ class Proof:
         self.delay_us[name] = delay_us
         jitter_us, before_s = delay_us - server.min_delay_us, self.spread_s.get(name, 0.0)
         spread_s = self.spread_s[name] = jitter_us / 1e6 if jitter_us > 0 else 0.0
-        self.update_slack(name, server, bound_us, delay_us, tolerated_us)
+        bits_per_us, excess_us = server.rate_bps / 1e6, delay_us - bound_us
+        self.slack_bits[name] = excess_us * bits_per_us
+        self.surplus_bits[name] = (tolerated_us - excess_us) * bits_per_us
         return spread_s - before_s
 
     def update_slack(
@@ -122,8 +125,8 @@ class ProofUpdate(Generic[Key]):
         self._changing_sets: set[str] = set()
         self._jitter_us: Rates = {}
         """By how much jitter delays at servers analysed by sets, at most."""
-        self._to_raise: dict[str, None] = {}
-        self._to_lower: dict[str, None] = {}
+        self._to_raise: OrderedDict[str, None] = OrderedDict()
+        self._to_lower: OrderedDict[str, None] = OrderedDict()
 
     def run(self, touched: Iterable[str], raised: Collection[str]) -> bool:
         """Raise and lower delays until the proof is restored; return whether that succeeded.
@@ -157,14 +160,12 @@ class ProofUpdate(Generic[Key]):
         """
         work_left = UPDATES_PER_SERVER * (len(self.proof.delay_us) + len(self._to_raise))
         while self._to_raise:
-            name = next(iter(self._to_raise))
-            del self._to_raise[name]
+            name, _ = self._to_raise.popitem(last=False)
             work_left -= 1
             if work_left < 0 or self._raise(name) > MAX_DELAY_US:
                 return False
         while self._to_lower:
-            name = next(iter(self._to_lower))
-            del self._to_lower[name]
+            name, _ = self._to_lower.popitem(last=False)
             work_left -= 1
             if work_left < 0:
                 return False
@@ -203,18 +204,18 @@ class ProofUpdate(Generic[Key]):
 
         Raises: Unstable
         """
-        proof = self.proof
-        old_delay_us, bound_us = proof.delay_us[name], self._delay_bound(name)
-        tolerated_us = self._tolerated_excess_us(name, bound_us)
+        proof, server, load = self.proof, self.servers[name], self.load.loads[name]
+        old_delay_us = proof.delay_us[name]
+        bound_us, tolerated_us = self._delay_bound(name, server, load)
         if bound_us <= old_delay_us:
-            proof.update_slack(name, self.servers[name], bound_us, old_delay_us, tolerated_us)
+            proof.update_slack(name, server, bound_us, old_delay_us, tolerated_us)
             if old_delay_us > bound_us + tolerated_us:
                 self._to_lower[name] = None
             return old_delay_us
         delay_us = bound_us + self.headroom_share * tolerated_us
         self.changed_servers.add(name)
-        spread_s = proof.set_delay(name, self.servers[name], bound_us, delay_us, tolerated_us)
-        slack_bits, downstream_bps = proof.slack_bits, self.load.loads[name].downstream_bps
+        spread_s = proof.set_delay(name, server, bound_us, delay_us, tolerated_us)
+        slack_bits, downstream_bps = proof.slack_bits, load.downstream_bps
         for successor, rate_bps in downstream_bps.items():
             rest_bits = slack_bits[successor] = slack_bits[successor] - rate_bps * spread_s
             if rest_bits < 0:
@@ -230,27 +231,27 @@ class ProofUpdate(Generic[Key]):
 
     def _lower(self, name: str) -> None:
         """Evaluate F at a server and lower D if it exceeds F by more than is tolerated."""
-        proof = self.proof
-        old_delay_us, bound_us = proof.delay_us[name], self._delay_bound(name)
-        tolerated_us = self._tolerated_excess_us(name, bound_us)
+        proof, server, load = self.proof, self.servers[name], self.load.loads[name]
+        old_delay_us = proof.delay_us[name]
+        bound_us, tolerated_us = self._delay_bound(name, server, load)
         if old_delay_us <= bound_us + tolerated_us:
-            proof.update_slack(name, self.servers[name], bound_us, old_delay_us, tolerated_us)
+            proof.update_slack(name, server, bound_us, old_delay_us, tolerated_us)
             return
         self.changed_servers.add(name)
         delay_us = bound_us + self.headroom_share * tolerated_us
-        spread_s = proof.set_delay(name, self.servers[name], bound_us, delay_us, tolerated_us)
+        spread_s = proof.set_delay(name, server, bound_us, delay_us, tolerated_us)
         surplus_bits = proof.surplus_bits
-        for successor, rate_bps in self.load.loads[name].downstream_bps.items():
+        for successor, rate_bps in load.downstream_bps.items():
             rest_bits = surplus_bits[successor] = surplus_bits[successor] + rate_bps * spread_s
             if rest_bits < 0 or successor in proof.activity_slack_us:
                 self._to_lower[successor] = None
 
-    def _delay_bound(self, name: str) -> float:
-        """Evaluate F at a server for the current proof.
+    def _delay_bound(self, name: str, server: Server, load: ServerLoad[Key]) -> tuple[float, float]:
+        """Evaluate F at a server for the current proof; return it and by how much D may exceed it.
 
         Raises: Unstable
         """
-        server, load, proof = self.servers[name], self.load.loads[name], self.proof
+        proof = self.proof
         if load.intermittent and considers_activities(load.intermittent, load.rate_bps, server):
             flows = load.cross_flows(self.servers, proof.spread_s)
             result = server_delay(server, flows, self.clock_us)
@@ -258,17 +259,15 @@ class ProofUpdate(Generic[Key]):
             if may_become_concurrent(flows, result.extension_us):
                 self._changing_sets.add(name)
             proof.activity_slack_us[name] = result.burst_slack_bits / server.rate_bps * 1e6, result.lateness_slack_us
-            return result.delay_us
+            return result.delay_us, self._tolerated_excess_us(name, result.delay_us)
         if proof.activity_slack_us:
             proof.activity_slack_us.pop(name, None)
-        return load.delay_bound_us(server, proof.spread_s)
+        bound_us = load.delay_bound_us(server, proof.spread_s)
+        jitter_us = load.jitterless_delay_us(server) - server.min_delay_us
+        return bound_us, MAX_EXCESS * jitter_us if jitter_us > 0 else 0.0
 
     def _tolerated_excess_us(self, name: str, bound_us: float) -> float:
-        """By how much D of a server may exceed F, which is `bound_us`."""
-        server = self.servers[name]
-        if name in self.proof.activity_slack_us:  # jitter delays by at most what it adds to the bursts
-            least_us = max(server.latency_us, bound_us - self._jitter_us[name])
-        else:
-            least_us = self.load.loads[name].jitterless_delay_us(server)
-        jitter_us = least_us - server.min_delay_us
+        """By how much D of a server analysed by sets may exceed F, which is `bound_us`."""
+        server = self.servers[name]  # jitter delays by at most what it adds to the bursts
+        jitter_us = max(server.latency_us, bound_us - self._jitter_us[name]) - server.min_delay_us
         return MAX_EXCESS * jitter_us if jitter_us > 0 else 0.0

@@ -65,6 +65,8 @@ class ServerLoad(Generic[Key]):
     upstream_bps: float = 0.0
     """The rate of each stream times the number of servers that it has crossed, summed over all."""
     _jitterless_us: float | None = None
+    _burst_bits: float | None = None
+    """Of all inflows."""
 
     def delay_bound_us(self, server: Server, spread_s: Rates) -> float:
         """Return the delay bound if all streams are always active. `spread_s`: the jitter of the delays of all servers.
@@ -79,10 +81,10 @@ class ServerLoad(Generic[Key]):
 
     def rough_delay_us(self, server: Server, max_spread_s: float) -> float:
         """Return at least `delay_bound_us`, in less time: without shaping, and with `max_spread_s` for every jitter."""
-        burst_bits = self.upstream_bps * max_spread_s
-        for inflow in self.inflows.values():
-            burst_bits += inflow.burst_bits
-        return server.latency_us + burst_bits / server.rate_bps * 1e6
+        burst_bits = self._burst_bits
+        if burst_bits is None:
+            burst_bits = self._burst_bits = sum([inflow.burst_bits for inflow in self.inflows.values()])
+        return server.latency_us + (burst_bits + self.upstream_bps * max_spread_s) / server.rate_bps * 1e6
 
     def backlog_bound_bits(self, server: Server, spread_s: Rates) -> float:
         """Return the backlog bound if all streams are always active; the server must be stable."""
