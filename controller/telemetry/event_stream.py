@@ -1,7 +1,8 @@
 """Server-sent events with replay from a bounded buffer.
 
 Source: WHATWG HTML, "Server-sent events". All subscribers read from one buffer, so a slow subscriber delays no other:
-it falls behind and receives a `missed` event when events it has not read were dropped.
+it falls behind and receives a `missed` event when events it has not read were dropped. An event becomes text once, and
+subscribers are woken a few at a time and not for every event, so that many streams delay no request.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 from controller.domain.events import (
     BoundsChanged,
@@ -36,18 +38,54 @@ from controller.domain.reservation import Placement, State
 BUFFERED_EVENTS = 1000
 HEARTBEAT_S = 15.0
 
+BATCH_S = 0.05
+"""The least time between two deliveries to a subscriber; the first event after a pause is delivered at once."""
+
+WOKEN_AT_ONCE, WAKE_PAUSE_S = 4, 0.002
+"""So many subscribers are woken together; then requests have this time until the next ones."""
+
 CanSee = Callable[[str], bool]
 """Whether a subscriber may see events of this tenant."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamedEvent:
-    """One event; `tenant` None: visible to every subscriber."""
+    """One event as text; `tenant` None: visible to every subscriber."""
 
     number: int
-    kind: str
-    data: str
+    text: str
     tenant: str | None
+
+
+class _Subscribers:
+    """The subscribers of one event loop. Only `notify` may be called by other threads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.wakeups: dict[asyncio.Event, None] = {}
+        self._loop = loop
+        self._is_notified = False
+        self._next_s = 0.0
+
+    def notify(self) -> None:
+        """Have all subscribers woken once, soon; further calls before that have no effect."""
+        if not self._is_notified:
+            self._is_notified = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._schedule)
+
+    def _schedule(self) -> None:
+        pause_s = self._next_s - self._loop.time()
+        if pause_s > 0:
+            self._loop.call_later(pause_s, self._wake)
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._is_notified = False
+        self._next_s = self._loop.time() + BATCH_S
+        wakeups = list(self.wakeups)
+        for number, first in enumerate(range(0, len(wakeups), WOKEN_AT_ONCE)):
+            self._loop.call_later(number * WAKE_PAUSE_S, _set_all, wakeups[first : first + WOKEN_AT_ONCE])
 
 
 class EventStream:
@@ -62,7 +100,7 @@ class EventStream:
         self._buffer: deque[StreamedEvent] = deque(maxlen=BUFFERED_EVENTS)
         self._number = 0
         self._degraded: set[str] = set()
-        self._wakers: set[Callable[[], None]] = set()
+        self._subscribers: dict[asyncio.AbstractEventLoop, _Subscribers] = {}
         self._closed = False
         self.redact: Callable[[str, str | None], str | None] = lambda _tenant, reason: reason
         """What a tenant may see of a reason."""
@@ -126,44 +164,53 @@ class EventStream:
     def publish(self, kind: str, data: dict[str, object], tenant: str | None = None) -> None:
         """Append an event for subscribers that may see the tenant (None: all). Does not block."""
         with self._lock:
-            self._number += 1
-            self._buffer.append(StreamedEvent(self._number, kind, json.dumps(data), tenant))
-            wakers = tuple(self._wakers)
-        for wake in wakers:
-            wake()
+            number = self._number = self._number + 1
+            text = f"id: {self._epoch}-{number}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"
+            self._buffer.append(StreamedEvent(number, text, tenant))
+            subscribers = tuple(self._subscribers.values())
+        for each in subscribers:
+            each.notify()
 
     def close(self) -> None:
         """End all streams."""
         self._closed = True
-        for wake in tuple(self._wakers):
-            wake()
+        with self._lock:
+            subscribers = tuple(self._subscribers.values())
+        for each in subscribers:
+            each.notify()
 
     async def subscribe(self, last_event_id: str | None, can_see: CanSee) -> AsyncIterator[str]:
-        """Yield events after that id (None: new ones only) as text; comments keep idle connections open."""
+        """Yield the text of events after that id (None: new ones only); comments keep idle connections open."""
         loop, wakeup = asyncio.get_running_loop(), asyncio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(wakeup.set)
-
-        self._wakers.add(wake)
+        with self._lock:
+            subscribers = self._subscribers.setdefault(loop, _Subscribers(loop))
+            subscribers.wakeups[wakeup] = None
         try:
             position, missed = self._position(last_event_id)
             yield "retry: 2000\n: Paceline\n\n"
+            sent_s = loop.time()
             while not self._closed:
                 wakeup.clear()
                 events, oldest = self._after(position)
                 if missed or oldest > position + 1:
                     yield 'event: missed\ndata: {"reason": "Events were dropped; read the present state."}\n\n'
                     missed = False
-                for event in events:
-                    position = event.number
-                    if event.tenant is None or can_see(event.tenant):
-                        yield f"id: {self._epoch}-{event.number}\nevent: {event.kind}\ndata: {event.data}\n\n"
-                if not events:
-                    yield await _wait(wakeup)
+                if events:
+                    position = events[-1].number
+                    text = "".join([each.text for each in events if each.tenant is None or can_see(each.tenant)])
+                elif (rest_s := sent_s + HEARTBEAT_S - loop.time()) > 0:
+                    await _wait(loop, wakeup, rest_s)
+                    continue
+                else:
+                    text = ": keep-alive\n\n"
+                if text:
+                    yield text
+                    sent_s = loop.time()
         finally:
-            self._wakers.discard(wake)
+            with self._lock:
+                del subscribers.wakeups[wakeup]
+                if not subscribers.wakeups and self._subscribers.get(loop) is subscribers:
+                    del self._subscribers[loop]
 
     def _position(self, last_event_id: str | None) -> tuple[int, bool]:
         """The number of the last event the subscriber has, and whether it missed events."""
@@ -180,7 +227,8 @@ class EventStream:
             oldest = self._buffer[0].number if self._buffer else self._number + 1
             if position >= self._number:
                 return [], oldest if position < oldest - 1 else position + 1
-            return [event for event in self._buffer if event.number > position], oldest
+            newest_first = list(islice(reversed(self._buffer), self._number - position))
+            return newest_first[::-1], oldest
 
 
 def _bounds(placement: Placement) -> dict[str, float | None]:
@@ -193,9 +241,15 @@ def _bounds(placement: Placement) -> dict[str, float | None]:
     }
 
 
-async def _wait(wakeup: asyncio.Event) -> str:
+async def _wait(loop: asyncio.AbstractEventLoop, wakeup: asyncio.Event, timeout_s: float) -> None:
+    """Wait until it is set, or for that long; `asyncio.wait_for` would create a task."""
+    timer = loop.call_later(timeout_s, wakeup.set)
     try:
-        await asyncio.wait_for(wakeup.wait(), HEARTBEAT_S)
-    except TimeoutError:
-        return ": keep-alive\n\n"
-    return ""
+        await wakeup.wait()
+    finally:
+        timer.cancel()
+
+
+def _set_all(wakeups: list[asyncio.Event]) -> None:
+    for wakeup in wakeups:
+        wakeup.set()

@@ -89,6 +89,18 @@ def test_tenants_cannot_take_the_places_of_operators() -> None:
         assert limit.in_flight == STREAMS.running
 
 
+def test_two_tenants_with_all_the_streams_they_get_leave_some_to_others() -> None:
+    limit = ConcurrencyLimit("streams", STREAMS)
+    with ExitStack() as held:
+        for name in ("Tenant a", "Tenant b"):
+            for _ in range(STREAMS.per_lane):
+                held.enter_context(limit.admit(Lane(name)))
+            with pytest.raises(TooManyRequests):
+                held.enter_context(limit.admit(Lane(name)))
+        held.enter_context(limit.admit(Lane("Tenant c")))
+        held.enter_context(limit.admit(Lane("Tenant a", is_operator=True)))
+
+
 def test_a_lane_is_a_tenant_with_a_token_and_an_address_without() -> None:
     assert lane_of(replace(ANONYMOUS, address="10.254.0.9")) == Lane("Address 10.254.0.9")
     reader = Caller("lab", frozenset({Scope.READ}), token="lab-1", address="10.0.0.1")

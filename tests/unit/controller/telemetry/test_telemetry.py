@@ -50,13 +50,14 @@ async def read(
     """The first `count` events: (id, kind, data), ids without the epoch."""
     found: list[tuple[str, ...]] = []
     subscription: AsyncIterator[str] = stream.subscribe(last, lambda tenant: tenant in tenants.split())
-    async for text in subscription:
-        fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and line[0] != ":")
-        if "event" in fields:
-            found.append((fields.get("id", "-").rpartition("-")[2], fields["event"], fields["data"]))
+    async for texts in subscription:
+        for text in texts.split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and line[0] != ":")
+            if "event" in fields:
+                found.append((fields.get("id", "-").rpartition("-")[2], fields["event"], fields["data"]))
         if len(found) >= count:
             break
-    return found
+    return found[:count]
 
 
 def placement(latency_us: float, promised_us: float | None = None) -> Placement:
@@ -156,6 +157,42 @@ def test_a_slow_subscriber_does_not_block_publishing_and_receives_missed() -> No
     _, missed, oldest = asyncio.run(scenario())
     assert missed.startswith("event: missed")
     assert f'"number": {9 * BUFFERED_EVENTS}' in oldest
+
+
+def test_events_that_come_together_are_delivered_together_and_each_of_many_subscribers_gets_all() -> None:
+    async def scenario() -> list[tuple[int, list[str]]]:
+        stream = EventStream()
+
+        async def read_all(tenant: str) -> tuple[int, list[str]]:
+            texts: list[str] = []
+            async for text in stream.subscribe(None, lambda other: other == tenant):
+                texts.append(text)
+                if '"number": 99}' in text:
+                    break
+            lines = "".join(texts[1:]).splitlines()
+            return len(texts) - 1, [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+
+        readers = [asyncio.create_task(read_all("lab" if number % 2 else "others")) for number in range(32)]
+        await asyncio.sleep(0)
+        for number in range(100):
+            stream.publish("link", {"number": number}, None if number % 3 == 0 else ("lab", "others")[number % 3 - 1])
+        return await asyncio.gather(*readers)
+
+    for index, (deliveries, data) in enumerate(asyncio.run(scenario())):
+        numbers = [number for number in range(100) if number % 3 in (0, 1 if index % 2 else 2)]
+        assert data == [f'{{"number": {number}}}' for number in numbers]
+        assert deliveries == 1
+
+
+def test_an_event_published_by_another_thread_during_a_delivery_is_delivered_too() -> None:
+    async def scenario() -> None:
+        stream = EventStream()
+        reading = asyncio.create_task(read(stream, 500))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(lambda: [stream.publish("link", {"number": number}) for number in range(500)])
+        assert [json.loads(data)["number"] for _, _, data in await reading] == list(range(500))
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
 def test_an_idle_stream_is_kept_open_and_ends_when_closed(monkeypatch: pytest.MonkeyPatch) -> None:
