@@ -189,7 +189,12 @@ def test_an_event_published_by_another_thread_during_a_delivery_is_delivered_too
         stream = EventStream()
         reading = asyncio.create_task(read(stream, 500))
         await asyncio.sleep(0)
-        await asyncio.to_thread(lambda: [stream.publish("link", {"number": number}) for number in range(500)])
+
+        def publish() -> None:
+            for number in range(500):
+                stream.publish("link", {"number": number})
+
+        await asyncio.to_thread(publish)
         assert [json.loads(data)["number"] for _, _, data in await reading] == list(range(500))
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
