@@ -106,11 +106,14 @@ class Course:
         with tempfile.TemporaryDirectory(prefix="paceline-") as folder, self._beside(traffic) as flood:
             time.sleep(SETTLE_S)
             starting = self._starting(peer, seed, Path(folder) / "run")
-            began, carried, crossed = time.time(), self._cloud_bytes(), flood.delivered_bytes() if flood else 0
+            began, carried, crossed = time.time(), self._cloud_bytes(), self._cross_bytes()
             with starting as run:
                 events = self._awaited(run, began + self.limit_s)
                 carried, lasted_s = self._cloud_bytes() - carried, time.time() - began
-                kept = ((flood.delivered_bytes() - crossed) * 8 / lasted_s / flood.rate_bps) if flood else None
+                sent, arrived = (now - before for now, before in zip(self._cross_bytes(), crossed, strict=True))
+                kept = None
+                if flood:
+                    kept = arrived * 8 / lasted_s / flood.rate_bps if flood.tcp else arrived / sent
         found = {event["event"]: event["time"] - began for event in events}
         accuracies = tuple(event["accuracy"] for event in events if event["event"] == "evaluated")
         reached = accuracies[-1:] >= (self.target,)
@@ -160,9 +163,15 @@ class Course:
 
     def _cloud_bytes(self) -> int:
         """L2 bytes through the cloud's interface so far, in both directions."""
-        cloud = self._cloud.name
-        text = self.emulation.run_in(cloud, f"cd /sys/class/net/{cloud}-eth1/statistics && cat rx_bytes tx_bytes")
-        return sum(map(int, text.split()))
+        return self._counted(self._cloud.name, "rx") + self._counted(self._cloud.name, "tx")
+
+    def _cross_bytes(self) -> tuple[int, int]:
+        """L2 bytes of cross-traffic sent and received so far."""
+        cross = self.emulation.topology.cross_traffic
+        return (0, 0) if cross is None else (self._counted(cross.source, "tx"), self._counted(cross.sink, "rx"))
+
+    def _counted(self, host: str, direction: str) -> int:
+        return int(self.emulation.run_in(host, f"cat /sys/class/net/{host}-eth1/statistics/{direction}_bytes"))
 
 
 def claims_of(results: Sequence[Result]) -> dict[str, report.Claim]:

@@ -82,7 +82,26 @@ def backward(values: Values, gradients: Sequence[Tensor | None]) -> None:
     pairs = [(output, gradient) for output, gradient in zip(differentiable(values), gradients, strict=True)
              if output.requires_grad and gradient is not None]
     if pairs:
-        torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+        torch.autograd.backward([_given(output, gradient) for output, gradient in pairs])
+
+
+class _GivenGradient(torch.autograd.Function):
+    """A scalar whose backward pass passes on a given gradient.
+
+    `torch.autograd.backward` with gradients imports sympy to compare shapes, which takes half a second of a processor;
+    with scalars it does not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gradient: Tensor) -> Tensor:
+        """Keep the gradient."""
+        ctx.gradient = gradient
+        return output.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_ones: Any) -> tuple[Tensor, None]:
+        """Pass it on."""
+        return ctx.gradient, None
 
 
 def match(values: Values, gradients: Sequence[Tensor | None]) -> bool:
@@ -91,3 +110,8 @@ def match(values: Values, gradients: Sequence[Tensor | None]) -> bool:
     return len(outputs) == len(gradients) and all(
         gradient is None or gradient.shape == output.shape for output, gradient in zip(outputs, gradients, strict=True)
     )
+
+
+def _given(output: Tensor, gradient: Tensor) -> Tensor:
+    scalar: Tensor = _GivenGradient.apply(output, gradient)  # type: ignore[no-untyped-call]
+    return scalar
