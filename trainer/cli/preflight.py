@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,9 @@ from trainer.processes.fork import fork
 if TYPE_CHECKING:
     from trainer.config.settings import RunSettings
     from trainer.data.dataset import DataSet
+
+_TOLD = "refused: "
+"""Before code and sentence of an error, in a line of the child's output; user code may print others."""
 
 
 def check_run(settings: RunSettings, edges: Sequence[str]) -> list[str]:
@@ -97,13 +101,13 @@ def _check_model(settings: RunSettings, data: DataSet, samples: Mapping[str, int
 def _run_in_child(check: partial[None]) -> None:
     """Run a check in a forked process: PyTorch's autograd must not run before this process forks those of the run.
 
-    Raises: TrainerError as the check does.
+    Raises: TrainerError as the check does; RuntimeError, with the child's output as a note, if it fails otherwise.
     """
     def run() -> None:
         try:
             check()
         except TrainerError as error:
-            print(json.dumps([error.code, str(error)]))
+            print(f"\n{_TOLD}{json.dumps([error.code, str(error)])}")
             sys.exit(error.exit_code)
 
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
@@ -111,7 +115,14 @@ def _run_in_child(check: partial[None]) -> None:
         child.wait()
         if child.returncode:
             output.seek(0)
+            errors.seek(0)
             lines = output.read().decode(errors="replace").splitlines()
-            if child.returncode < 0 or not lines:
-                raise TrainingFailedError(f"The check of the model ended with exit code {child.returncode}.")
-            raise TrainerError.of_code(*json.loads(lines[-1]))
+            said = errors.read().decode(errors="replace")
+            if child.returncode < 0:
+                raise TrainingFailedError("The check of the model was killed by "
+                                          f"{signal.Signals(-child.returncode).name}.")
+            if not lines or not lines[-1].startswith(_TOLD):
+                failure = RuntimeError((said.splitlines() or ["the check of the model said nothing"])[-1])
+                failure.add_note(said)
+                raise failure
+            raise TrainerError.of_code(*json.loads(lines[-1].removeprefix(_TOLD)))

@@ -190,7 +190,7 @@ class EdgeManager:
     def await_prepared(self) -> None:
         """Wait until every edge is prepared; one that is not within the time limit is dropped."""
         for session, ready, _ in self.collect(messages.Ready, self._prepare_timeout_s):
-            session.data_order = ready.data_order
+            session.data_order, session.initial_digest = ready.data_order, ready.initial_digest
 
     def admit_waiting(self) -> list[EdgeSession]:
         """Activate the waiting edges; return them."""

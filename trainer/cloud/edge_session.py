@@ -16,7 +16,8 @@ class EdgeSession:
     mini-batches.
 
     `samples`, `held_out`: what it trains on and holds out now; `request` has what it joined with.
-    `excluded`: it takes no further part in the run; `failure`: because the model failed on it.
+    `initial_digest`: of the trained values that it began with. `excluded`: it takes no further part in the run;
+    `failure`: because the model failed on it.
     """
 
     name: str
@@ -27,6 +28,7 @@ class EdgeSession:
     samples: int = field(init=False)
     held_out: int = field(init=False)
     data_order: int = 0
+    initial_digest: str | None = None
     excluded: bool = False
     failure: TrainingFailedError | None = None
     mss_bytes: int = field(init=False)

@@ -22,6 +22,7 @@ from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError, UsageError
 from trainer.models.device import select_device
+from trainer.models.frozen import initial_digest
 from trainer.models.server_optimizer import ServerState
 from trainer.models.zoo import build_model, random_batch
 from trainer.planning.codec_selection import CodecSelector
@@ -105,6 +106,7 @@ class TrainingState:
         if self._resumed is None:
             model = next(iter(self.replicas.values())).initial_values()
             self.save_checkpoint(self._snapshot(0, model, {}, None))
+            self._align_initial_values()
         else:
             self.checkpoint = self._resumed
             self.forecaster.load_state_dict(self._resumed.history)
@@ -117,6 +119,16 @@ class TrainingState:
             self._edge_manager.exclude(session, str(error))
             return False
         return True
+
+    def _align_initial_values(self) -> None:
+        """Restore the edges whose model began with other values than the cloud's: not all of them came of the seed."""
+        own = initial_digest(self._built.layers, self._built.unchanging)
+        if others := [session for session in self._edge_manager.sessions if session.initial_digest != own]:
+            names = ", ".join(session.name for session in others)
+            self._record.event("said", sentence=f"{names} began with other values than the cloud: {self.recipe.model} "
+                               "takes some from elsewhere than the seeded generators of PyTorch, NumPy and Python. All "
+                               "take the cloud's.")
+            self.restore(others)
 
     def count_samples(self, session: EdgeSession, applied: messages.PlanApplied, number: int) -> None:
         """Take over how many samples an edge that collects has from round `number` on.

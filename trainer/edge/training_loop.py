@@ -38,7 +38,7 @@ from trainer.errors import (
     TrainingFailedError,
     UserCodeError,
 )
-from trainer.models.frozen import digest
+from trainer.models.frozen import digest, initial_digest
 from trainer.models.objective import build_loss, confusion_counts, metric_size, metric_sums
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.split_model import ClientModel, tail_protects_labels
@@ -307,6 +307,7 @@ class Edge:
                 "so its gradient would reveal the labels."
             )
         self._recipe = recipe
+        initial = initial_digest(layers, built.unchanging)
         self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer, built.unchanging), recipe.tail,
                                   build_loss(recipe.objective.loss))
         self._evaluation = Evaluation(self._model.stage, partial(_standardized, recipe=recipe))
@@ -322,7 +323,7 @@ class Edge:
             self._sums.remember_values(self._model)
         self._prepared = recipe, inputs
         self.was_prepared = True
-        self._cloud.connection.send(messages.Ready(data_order=self._step.data_order))
+        self._cloud.connection.send(messages.Ready(data_order=self._step.data_order, initial_digest=initial))
 
     def _restore(self, restore: messages.Restore, received: ReceivedFrame) -> None:
         """Restore the state after an averaging."""

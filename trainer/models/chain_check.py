@@ -130,7 +130,10 @@ def _compare(
                          "itself")
     weights = torch.randn(outputs.shape, dtype=outputs.dtype, generator=torch.Generator().manual_seed(0))
     if expected.requires_grad:
-        expected.backward(weights.to(expected.dtype))
+        try:
+            expected.backward(weights.to(expected.dtype))
+        except Exception as error:
+            raise UserCodeError(sentence % f"the model fails in its backward pass: {describe_error(error)}") from error
     leave(weights)
     _compare_state(own, layers, names, sentence)
 

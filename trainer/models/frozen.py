@@ -111,10 +111,18 @@ def find_unchanging(layers: Sequence[nn.Module], batch: Callable[[int], Tensor],
 
 def digest(layers: Sequence[nn.Module], unchanging: Unchanging) -> str | None:
     """Return the SHA-256 digest of all values that training does not change, with their names; None without any."""
-    if not any(unchanging):
-        return None
+    return _digest_of(layers, unchanging) if any(unchanging) else None
+
+
+def initial_digest(layers: Sequence[nn.Module], unchanging: Unchanging) -> str:
+    """Return the SHA-256 digest of all other values, before the first step."""
+    names = [frozenset(layer.state_dict()) - fixed for layer, fixed in zip(layers, unchanging, strict=True)]
+    return _digest_of(layers, tuple(names))
+
+
+def _digest_of(layers: Sequence[nn.Module], chosen: Unchanging) -> str:
     found = sha256()
-    for number, (layer, names) in enumerate(zip(layers, unchanging, strict=True)):
+    for number, (layer, names) in enumerate(zip(layers, chosen, strict=True)):
         state = layer.state_dict()
         for name in sorted(names):
             value = state[name].detach().cpu().contiguous()

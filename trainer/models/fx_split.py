@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from trainer.errors import UsageError, UserCodeError
@@ -44,6 +45,10 @@ def split_into_layers(model: object, name: str, batch: Batch) -> list[nn.Module]
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} returned {type(model).__name__}; it must return a torch.nn.Module.")
+    for path, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise UsageError(f"{name}: {path or 'the model'} is a TorchScript module, which can be neither divided nor "
+                             "copied with its weights; use the module as it was before torch.jit.")
     if is_plain_sequential(model):
         return [layer for layer in model._modules.values() if layer is not None]  # children() leaves out repeated ones
     _check_runs(model, name, batch)

@@ -34,6 +34,7 @@ from trainer.models.frozen import Unchanging, find_unchanging
 from trainer.models.fx_split import is_plain_sequential, split_into_layers
 from trainer.models.lora import tune
 from trainer.models.minilm import VOCABULARY, build_minilm
+from trainer.models.rng import seeded
 from trainer.plugins import is_plugin_name, load_function
 
 SampleShape = tuple[int, ...]
@@ -243,8 +244,7 @@ def build_model(
     def batch(samples: int) -> torch.Tensor:
         return random_batch(samples, sample_shape, integers)
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         if not is_plugin_name(name):
             spec = (MODELS | PRETRAINED)[name]
             _check_vocabulary(spec, integers)
@@ -291,8 +291,26 @@ def state_names(model: nn.Module | None, layers: Sequence[nn.Module]) -> dict[st
 
 
 def _own_module(name: str, sample_shape: SampleShape, classes: int, objective: Objective) -> Any:
-    return load_function(name)(sample_shape=sample_shape, classes=classes,
-                               target_shape=objective.target_shape or objective.class_shape)
+    return _uncompiled(load_function(name)(sample_shape=sample_shape, classes=classes,
+                                           target_shape=objective.target_shape or objective.class_shape))
+
+
+def _uncompiled(model: Any) -> Any:
+    """Undo torch.compile in a module and its parts: a layer runs alone, and each would be compiled in every process."""
+    if not isinstance(model, nn.Module):
+        return model
+    model = _original(model)
+    for part in list(model.modules()):
+        part._compiled_call_impl = None
+        for name, child in part._modules.items():
+            part._modules[name] = None if child is None else _original(child)
+    return model
+
+
+def _original(module: nn.Module) -> nn.Module:
+    while type(module).__name__ == "OptimizedModule":  # importing its class takes a second
+        module = module._orig_mod  # type: ignore[assignment]
+    return module
 
 
 def user_module(
@@ -304,8 +322,7 @@ def user_module(
     Raises: UsageError.
     """
     check_model_name(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         model = _own_module(name, sample_shape, classes, objective) if is_plugin_name(name) else nn.Sequential(
             *_build_from_zoo((MODELS | PRETRAINED)[name], sample_shape, classes, objective))
         if not isinstance(model, nn.Module):

@@ -137,10 +137,11 @@ class Prepare(Message):
 
 class Ready(Message):
     """Edge: prepared; `data_order`: seed of the order of its mini-batches, from which the cloud knows which samples a
-    kept segment is of.
+    kept segment is of; `initial_digest`: of the values that are trained, as in `trainer.models.frozen`.
     """
 
     kind = 4
+    initial_digest: Proof
     data_order: Annotated[int, Field(ge=0, le=2**62)] = 0
 
 

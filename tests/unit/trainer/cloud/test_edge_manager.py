@@ -192,7 +192,7 @@ PREPARE = messages.Prepare(
     model="signal-cnn", sample_shape=(3, 32, 32), classes=3, seed=1, optimizer=OptimizerConfig(),
     standardization=Standardization("normalize", (False,), (0.0,), (1.0,), ""), batch=4, micro=1, steps=1,
 )
-READY = messages.Ready()
+READY = messages.Ready(initial_digest="0" * 64)
 
 
 def join_and_prepare(port: int, name: str) -> Connection:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import random
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from tests.unit.trainer.models.encoders import Encoder
 from trainer.errors import ModelFailedError, TrainerError, UsageError, UserCodeError
 from trainer.models.averaging import average
 from trainer.models.boundary import Boundary
+from trainer.models.frozen import initial_digest
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel, ServerModel
@@ -517,7 +520,12 @@ def test_all_types_travel_are_averaged_and_stay(build: Build) -> None:
     (lambda: Net(lambda net, values: net.a(values) * (2 if values.sum() > 0 else 3), a=linear(8, 3)), UsageError,
      r"neither by torch.fx \(TraceError: .*line \d+\)\) nor by torch.export"),
     (lambda: Net(lambda net, values: (net.a(values), values), a=linear(8, 3)), UsageError, "it must return one tensor"),
+    (lambda: nn.Sequential(linear(), nn.ReLU(), nn.Dropout(0.5, inplace=True), linear(8, 3)), UserCodeError,
+     "the model fails in its backward pass: RuntimeError: one of the variables needed for gradient"),
+    (lambda: nn.Sequential(linear(), torch.jit.script(linear(8, 3))), UsageError, "users:model: 1 is a TorchScript"),
+    (lambda: torch.jit.script(linear(8, 3)), UsageError, "users:model: the model is a TorchScript module"),
 ])
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_an_error_of_the_users_code_is_one_sentence_with_its_place(
     build: Build, model: Callable[[], Any], error: type[TrainerError], sentence: str
 ) -> None:
@@ -532,6 +540,41 @@ def test_a_layer_that_fails_later_is_named_and_is_no_fault_of_the_edge(build: Bu
     with pytest.raises(ModelFailedError, match=r"layer 1 \(Tokens\) of the model fails on samples of shape int64 "
                                                r"\(12,\): IndexError"):
         stage.forward(torch.full((2, 12), 90), STREAM)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_what_is_compiled_is_cut_as_it_was_before(build: Build) -> None:
+    def compiled() -> nn.Module:
+        first, part = linear(), torch.compile(nn.Sequential(linear(), nn.Tanh()))
+        first.compile()
+        assert isinstance(part, nn.Module)
+        whole = torch.compile(nn.Sequential(first, part, linear(8, 3)))
+        assert isinstance(whole, nn.Module)
+        return whole
+
+    built = build(compiled)
+    assert [type(layer) for layer in built.layers] == [nn.Linear, nn.Sequential, nn.Linear]
+    assert set(built.names.values()) == {f"{path}.{kind}" for path in ("0", "1.0", "2") for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("draw", [lambda: np.random.normal(), random.random, lambda: torch.rand(()).item()])
+def test_initial_values_depend_on_the_seed_alone(build: Build, draw: Callable[[], float]) -> None:
+    def model() -> nn.Module:
+        layer = linear(8, 3)
+        nn.init.constant_(layer.weight, draw())
+        return nn.Sequential(linear(), layer)
+
+    first = build(model)
+    drawn = []
+    for built_between in (False, True):
+        random.seed(9)
+        np.random.seed(9)
+        torch.manual_seed(9)
+        if built_between:
+            second = build(model)
+        drawn.append(draw())
+    assert initial_digest(first.layers, first.unchanging) == initial_digest(second.layers, second.unchanging)
+    assert drawn[0] == drawn[1]  # building leaves the generators of the process as they are
 
 
 def test_values_have_the_names_of_the_users_module(build: Build) -> None:
