@@ -90,6 +90,8 @@ class Settings(TypedDict, total=False):
     lease: float
     assume_bps: float
     best_effort: bool
+    tensorboard: str
+    mlflow: str
     token_file: Path | str
     tls_dir: Path | str
 

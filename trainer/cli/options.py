@@ -201,6 +201,16 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         {"type": click.Choice(DEVICES), "help": "Device of the cloud; auto selects CUDA if available."},
     ),
     (
+        "--tensorboard",
+        "tensorboard",
+        {"metavar": "DIRECTORY", "help": "Write the metrics for TensorBoard into DIRECTORY/RUN, too."},
+    ),
+    (
+        "--mlflow",
+        "mlflow",
+        {"metavar": "URI", "help": "Write the metrics to this MLflow tracking server, too."},
+    ),
+    (
         "--controller-retries",
         "controller_retries",
         {"type": int, "help": "Retries when the controller does not answer."},

@@ -57,14 +57,16 @@ def check_run(settings: RunSettings, edges: Sequence[str]) -> list[str]:
 
 
 def check_names(settings: RunSettings) -> None:
-    """Check that model, loss, metric and policy exist.
+    """Check that model, loss, metric and policy exist, and that the sinks of metrics can be used.
 
     Raises: UsageError.
     """
     from trainer.models.zoo import check_model_name
     from trainer.planning.custom_policy import CustomPolicy
     from trainer.plugins import is_plugin_name, load_positional
+    from trainer.records.sinks import check_sinks
 
+    check_sinks(settings.tensorboard, settings.mlflow)
     if settings.model is not None:
         check_model_name(settings.model)
     if settings.policy is not None:

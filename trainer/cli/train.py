@@ -242,6 +242,7 @@ def cloud(
     from trainer.records import checkpoint
     from trainer.records.progress import listener
     from trainer.records.run_record import RunRecord, new_run_directory
+    from trainer.records.sinks import with_sinks
     from trainer.transport.credentials import load_credentials
     from trainer.transport.sockets import check_local_address
 
@@ -249,15 +250,18 @@ def cloud(
     check_names(settings)
     check_device(settings.device)
     node_credentials = load_credentials(True, tls_ca, tls_cert, tls_key, token_file)
+    directory = resume or run_dir or new_run_directory(runs_dir)
+    shown = listener(quiet, as_json, settings.rounds)
+    listen = with_sinks(shown, settings.tensorboard, settings.mlflow, directory, asdict(settings))
     if resume is None:
-        listen = listener(quiet, as_json, settings.rounds)
-        record = RunRecord(run_dir or new_run_directory(runs_dir), asdict(settings), listen)
+        record = RunRecord(directory, asdict(settings), listen)
         after, reservation = None, None
     else:
         after = checkpoint.read(resume)
         reservation = last_reservation(resume)
-        record = RunRecord.reopen(resume, asdict(settings), after.round, listener(quiet, as_json, settings.rounds))
+        record = RunRecord.reopen(resume, asdict(settings), after.round, listen)
         record.event("resumed", round=after.round)
+    listen.tell = lambda sentence: record.event("said", sentence=sentence)
     with contextlib.ExitStack() as closing:
 
         def notify(sentence: str) -> None:

@@ -121,6 +121,8 @@ class RunSettings:
     floor_bps: float = 2e6
     lease_s: float = 60.0
     assume_bps: float = 80e6
+    tensorboard: str | None = None
+    mlflow: str | None = None
 
     @property
     def task(self) -> str:
