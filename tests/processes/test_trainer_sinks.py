@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory, port = tmp_path_factory.mktemp("mlflow"), free_ports(1)
-    command = [BIN / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    command = [str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
                "--backend-store-uri", f"sqlite:///{directory}/mlflow.db",
                "--artifacts-destination", str(directory / "artifacts")]  # fmt: skip
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_both_sinks_have_the_rounds_of_the_run(server: str, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    command = [BIN / "paceline", "train", "--local", "--edges", "2", "--port", str(free_ports(3)), "--rounds", "5",
+    command = [str(BIN / "paceline"), "train", "--local", "--edges", "2", "--port", str(free_ports(3)), "--rounds", "5",
                "--steps", "2", "--tensorboard", "board", "--mlflow", server, "--quiet"]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

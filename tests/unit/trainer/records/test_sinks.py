@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from trainer.errors import UsageError
-from trainer.records.run_record import RunRecord
+from trainer.records.run_record import Listener, RunRecord
 from trainer.records.sinks import SinkThread, WithSinks, check_sinks, metrics_of, with_sinks
 
 ROUND = {
@@ -52,12 +52,20 @@ class Breaking:
         raise AssertionError("a sink that has failed is not closed")
 
 
+def keeping(shown: list[dict[str, Any]]) -> Listener:
+    def keep(event: dict[str, Any]) -> None:
+        shown.append(event)
+
+    return keep
+
+
 def recorded(tmp_path: Path, listener: WithSinks, rounds: int) -> list[dict[str, Any]]:
     record = RunRecord(tmp_path / "run", {}, listener)
     listener.tell = lambda sentence: record.event("said", sentence=sentence)
     for number in range(1, rounds + 1):
-        record.event(**{"name": "round_done", **{key: value for key, value in ROUND.items() if key not in (
-            "time", "event")}, "round": number})  # fmt: skip
+        fields: dict[str, Any] = {**ROUND, "round": number}
+        del fields["time"], fields["event"]
+        record.event("round_done", **fields)
         time.sleep(0.02)
     record.finish("done")
     return [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
@@ -67,7 +75,7 @@ def test_a_sink_that_fails_is_told_once_and_the_run_goes_on(tmp_path: Path) -> N
     shown: list[dict[str, Any]] = []
     broken = Breaking()
     sinks = [SinkThread("Broken", broken, "run", {})]
-    events = recorded(tmp_path, WithSinks(shown.append, sinks), 20)
+    events = recorded(tmp_path, WithSinks(keeping(shown), sinks), 20)
     said = [event["sentence"] for event in events if event["event"] == "said"]
     assert said == ["Broken gets no more metrics of this run: OSError: No space left on device."]
     assert broken.written == [1, 2]
@@ -81,7 +89,7 @@ def test_a_server_that_is_not_there_costs_one_sentence(tmp_path: Path) -> None:
         unused.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{unused.getsockname()[1]}"
         shown: list[dict[str, Any]] = []
-        events = recorded(tmp_path, with_sinks(shown.append, None, uri, tmp_path / "run", {}), 2)
+        events = recorded(tmp_path, with_sinks(keeping(shown), None, uri, tmp_path / "run", {}), 2)
     assert events[-1]["status"] == "done"
     said = [event["sentence"] for event in shown if event["event"] == "said"]
     assert len(said) == 1 and said[0].startswith("MLflow gets no more metrics of this run: "), said
