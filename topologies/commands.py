@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -27,7 +28,8 @@ from topologies.problems import MapError
 @click.option("--duct", "ducts", metavar="[NAME=]A-B,C-D…", multiple=True,
               help="Spans that share a duct and fail together; may be repeated.")  # fmt: skip
 @click.option("--draw", "picture", type=click.Path(path_type=Path), help="Draw the map into this file (.png or .svg).")
-@click.option("--write", "file", type=click.Path(path_type=Path), help="Write the map as YAML into this file.")
+@click.option("--write", "file", type=click.Path(path_type=Path),
+              help="Write the map into this file: YAML, or RFC 8345 and 8795 JSON (.json), without hosts.")  # fmt: skip
 def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: Path | None, **values: Any) -> None:
     """List the maps, or show, draw and export one.
 
@@ -57,7 +59,7 @@ def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: P
 
             missing = draw(topology, picture)
         if file:
-            file.write_text(text, encoding="utf-8")
+            file.write_text(_written(topology, text, file), encoding="utf-8")
     except OSError as error:
         place = error.filename or file or picture  # a full disk names no file
         raise click.ClickException(f"{place}: {error.strerror}") from error
@@ -71,6 +73,15 @@ def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: P
     for verb, made in (("wrote", file), ("drew", picture)):
         if made:
             console.print(f"{verb} {made}", highlight=False, markup=False)
+
+
+def _written(topology: Map, text: str, file: Path) -> str:
+    """The map in the form that the file's name asks for; `text`: as YAML."""
+    if file.suffix.lower() != ".json":
+        return text
+    from topologies.rfc8345 import topology_document
+
+    return json.dumps(topology_document(topology), indent=1) + "\n"
 
 
 def _refuse_options(names: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from topologies.problems import MapError
 from topologies.readers.graph_files import network_of
 from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key, first_of, json_kind
+from topologies.readers.te_attributes import TE, te_attributes
 
 RFC8345 = "ietf-network:networks"
 LINK = "ietf-network-topology:link"
@@ -82,7 +83,8 @@ def read_rfc8345(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetw
         ends = [_entry(link, "source").get("source-node"), _entry(link, "destination").get("dest-node")]
         if None in ends:
             raise MapError([f"{name}: link {link.get('link-id', number)} has no source-node or no dest-node"])
-        spans.append(SourceSpan((as_key(ends[0]), as_key(ends[1])), _flat(link)))
+        plain = _flat({word: value for word, value in link.items() if word != TE})
+        spans.append(SourceSpan((as_key(ends[0]), as_key(ends[1])), {**te_attributes(_entry(link, TE)), **plain}))
     return SourceNetwork(name, source, tuple(sites), tuple(spans), True, notes=notes if others else ())
 
 
