@@ -21,15 +21,27 @@ class ClientConnection:
     def __init__(self, table: ConnectionTable, address: str, accepted: socket.socket) -> None:
         self._table = table
         self.address = address
+        self.group: dict[ClientConnection, None] | None = None
+        """The one of AddressConnections that it is in."""
         self.abort: Callable[[], None] = lambda: shut_down(accepted)
 
     def set_busy(self) -> None:
         """A complete request has been received."""
-        self._table.move(self, self._table.of(self.address).busy)
+        if self.group is not None:
+            self.move(self._table.of(self.address).busy)
 
     def set_idle(self) -> None:
         """The response is complete."""
-        self._table.move(self, self._table.of(self.address).idle)
+        if self.group is not None:
+            self.move(self._table.of(self.address).idle)
+
+    def move(self, group: dict[ClientConnection, None] | None) -> None:
+        """Put it into a group as the newest; None: count it no longer."""
+        if self.group is not None:
+            del self.group[self]
+        self.group = group
+        if group is not None:
+            group[self] = None
 
     def closed(self) -> None:
         """The connection is closed."""
@@ -53,11 +65,6 @@ class AddressConnections:
         """The connection to close first, if any may be closed."""
         return next(iter(self.fresh), None) or next(iter(self.idle), None)
 
-    def discard(self, connection: ClientConnection) -> bool:
-        """Remove a connection from its group; False if it is in none."""
-        return any(group.pop(connection, connection) is None for group in (self.fresh, self.idle, self.busy))
-
-
 class ConnectionTable:
     """All connections; used by the thread of the event loop only. `closed_for`: how many were closed, by limit."""
 
@@ -80,7 +87,7 @@ class ConnectionTable:
         if self.open >= self._limits.connections and not self.close_oldest():
             return None
         connection = ClientConnection(self, address, accepted)
-        self.of(address).fresh[connection] = None
+        connection.move(self.of(address).fresh)
         self.open += 1
         return connection
 
@@ -98,15 +105,11 @@ class ConnectionTable:
         connection.abort()
         return True
 
-    def move(self, connection: ClientConnection, group: dict[ClientConnection, None]) -> None:
-        """Put a connection into another group, as its newest; no effect if it is no longer counted."""
-        if self.of(connection.address).discard(connection):
-            group[connection] = None
-
     def remove(self, connection: ClientConnection) -> None:
         """Count a connection no longer."""
         own = self.of(connection.address)
-        if own.discard(connection):
+        if connection.group is not None:
+            connection.move(None)
             self.open -= 1
         if not len(own):
             del self._by_address[connection.address]

@@ -192,11 +192,17 @@ def best_effort_meter(link: DirectedLink, reserved_bps: int) -> MeterEntry:
     """The best-effort meter of an egress port: capacity minus reservations or lightpaths, and minus the margin."""
     least_kbps = BEST_EFFORT_MIN_BPS // 1000 if link.slot_count else 1  # the whole spectrum of a fibre may be lit
     rate_kbps = max(least_kbps, (link.capacity_bps - reserved_bps - link.margin_bps) // 1000)
+    burst_kbit = _best_effort_burst_kbit(rate_kbps, link.queue_bytes)
+    return MeterEntry(BEST_EFFORT_METERS + link.source_port, rate_kbps, burst_kbit)
+
+
+@bounded_cache(MIB // 4, entry_bytes=256)
+def _best_effort_burst_kbit(rate_kbps: int, queue_bytes: int) -> int:
+    """The burst at that rate; cached, as ports of equal capacity on a path have equal rates."""
     burst_kbit = round(rate_kbps * BEST_EFFORT_BURST_S)
     burst_kbit = min(max(burst_kbit, BEST_EFFORT_BURST_MIN_KBIT), BEST_EFFORT_BURST_MAX_KBIT)
-    burst_kbit = min(burst_kbit, link.queue_bytes * 8 // 1000)
-    burst_kbit = max(burst_kbit, ceil(least_burst_bytes(rate_kbps * 1000, MAX_FRAME_BYTES) * 8 / 1000))
-    return MeterEntry(BEST_EFFORT_METERS + link.source_port, rate_kbps, burst_kbit)
+    burst_kbit = min(burst_kbit, queue_bytes * 8 // 1000)
+    return max(burst_kbit, ceil(least_burst_bytes(rate_kbps * 1000, MAX_FRAME_BYTES) * 8 / 1000))
 
 
 def reservation_meter(placement: Placement) -> MeterEntry:

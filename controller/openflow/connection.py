@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 from controller.openflow.encoder import BARRIER_REPLY, ERROR, HEADER, MULTIPART_REPLY, VERSION
@@ -258,20 +258,21 @@ class SwitchConnection:
         return getattr(self.connection, name)
 
 
-@contextlib.contextmanager
-def corked() -> Iterator[None]:
+class corked:  # noqa: N801 - used as a function
     """Delay writes to all connections until the block ends (TCP_CORK); the block must not switch greenlets."""
-    if SwitchConnection._corked is not None:
-        yield
-        return
-    connections: list[SwitchConnection] = []
-    SwitchConnection._corked = connections
-    try:
-        yield
-    finally:
-        SwitchConnection._corked = None
-        for connection in connections:
-            connection._flush()
+
+    __slots__ = ("_connections",)
+
+    def __enter__(self) -> None:
+        self._connections: list[SwitchConnection] | None = None
+        if SwitchConnection._corked is None:
+            self._connections = SwitchConnection._corked = []
+
+    def __exit__(self, *_: object) -> None:
+        if self._connections is not None:
+            SwitchConnection._corked = None
+            for connection in self._connections:
+                connection._flush()
 
 
 def _not_ours(_kind: int, _xid: int, _body: bytes) -> bool:

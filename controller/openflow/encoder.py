@@ -43,7 +43,11 @@ _TABLE_PORT = 0xFFFF_FFF9
 _ANY = 0xFFFF_FFFF
 _NO_BUFFER = 0xFFFF_FFFF
 _ADD, _DELETE_STRICT = 0, 4
-_COMMANDS = {"add": 0, "modify": 1, "delete": 2}
+_DELETE = 2
+_COMMANDS = {
+    "add_meter": 0, "modify_meter": 1, "delete_meter": _DELETE,
+    "add_group": 0, "modify_group": 1, "delete_group": _DELETE,
+}  # fmt: skip
 _METER_FLAGS = 0b1101
 """OFPMF_KBPS | OFPMF_BURST | OFPMF_STATS."""
 _DROP, _FAST_FAILOVER = 1, 3
@@ -82,9 +86,9 @@ def encode_change(change: Change, xid: int) -> bytes:
     if isinstance(entry, FlowEntry):
         kind, body = FLOW_MOD, _flow_mod(change.kind == "delete_flow", entry)
     elif isinstance(entry, MeterEntry):
-        kind, body = METER_MOD, _meter_mod(_command(change), entry)
+        kind, body = METER_MOD, _meter_mod(_COMMANDS[change.kind], entry)
     else:
-        kind, body = GROUP_MOD, _group_mod(_command(change), entry)
+        kind, body = GROUP_MOD, _group_mod(_COMMANDS[change.kind], entry)
     return _message(kind, body, xid)
 
 
@@ -110,7 +114,7 @@ def _encode_with_tokens(change: Change, meter: MeterEntry, move: TokenMove, xid:
     request = _message(MULTIPART_REQUEST, _METER_REQUEST.pack(_METER_STATS, 0, meter.meter_id), xid)
     messages = [request] if before else []
     if change.kind != "move_tokens":
-        messages.append(_message(METER_MOD, _meter_mod(_command(change), meter), xid))
+        messages.append(_message(METER_MOD, _meter_mod(_COMMANDS[change.kind], meter), xid))
     if move.frames:
         entry = token_entry(meter.meter_id)
         messages.append(_message(FLOW_MOD, _flow_mod(False, entry), xid))
@@ -131,10 +135,6 @@ def _packet_out(frame: bytes) -> bytes:
     return _PACKET_OUT.pack(_NO_BUFFER, CONTROLLER_PORT, len(action)) + action + frame
 
 
-def _command(change: Change) -> int:
-    return _COMMANDS[change.kind.partition("_")[0]]
-
-
 def _meter_mod(command: int, meter: MeterEntry) -> bytes:
     band = _DROP, 16, meter.rate_kbps, meter.burst_kbit
     return _METER.pack(command, _METER_FLAGS, meter.meter_id, *band)
@@ -142,7 +142,7 @@ def _meter_mod(command: int, meter: MeterEntry) -> bytes:
 
 def _group_mod(command: int, group: GroupEntry) -> bytes:
     head = _GROUP.pack(command, _FAST_FAILOVER, group.group_id)
-    if command == _COMMANDS["delete"]:
+    if command == _DELETE:
         return head
     return head + b"".join(map(_bucket, group.buckets))
 

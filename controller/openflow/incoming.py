@@ -81,11 +81,12 @@ class IncomingMessages:
 
     def pause_s(self) -> float:
         """How long to wait before more is read, so that the rate is kept on average."""
-        now_s = self._clock()
-        burst = max(1.0, self.rate_per_s)
-        self._tokens = min(burst, self._tokens + (now_s - self._at_s) * self.rate_per_s)
+        now_s, rate_per_s = self._clock(), self.rate_per_s
+        tokens = self._tokens + (now_s - self._at_s) * rate_per_s
+        burst = rate_per_s if rate_per_s > 1.0 else 1.0
+        self._tokens = tokens if tokens < burst else burst
         self._at_s = now_s
-        return max(0.0, -self._tokens / self.rate_per_s)
+        return 0.0 if tokens >= 0 else -tokens / rate_per_s
 
     def _count_part(self, length: int, xid: int, buffer: bytearray, offset: int) -> None:
         if length < HEADER.size + _MULTIPART.size:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -58,4 +57,4 @@ class AuthenticationMiddleware:
             raise Forbidden(sentence, scope=str(access.Scope.READ))
         if caller is access.ANONYMOUS:
             require_own_origin(scope["headers"])
-        return replace(caller, address=client)
+        return Caller(caller.tenant, caller.scopes, caller.quota, caller.token, client)

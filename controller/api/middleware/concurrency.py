@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -70,40 +68,61 @@ class ConcurrencyLimit:
         self.name = name
         self.limits = limits
         self._lock = threading.Lock()
-        self._in_flight: Counter[Lane] = Counter()
+        self._in_flight: dict[Lane, int] = {}
+        self._total = 0
 
-    @contextlib.contextmanager
-    def admit(self, lane: Lane) -> Iterator[None]:
-        """Count a request of this lane while the context is open.
+    def admit(self, lane: Lane) -> Admission:
+        """Return a context in which a request of this lane is counted.
 
-        Raises: TooManyRequests if the lane has too many requests, Overloaded if there are too many in total.
+        Entering it raises TooManyRequests if the lane has too many requests, Overloaded if there are too many in total.
         """
-        self._count(lane)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._in_flight[lane] -= 1
-                if not self._in_flight[lane]:
-                    del self._in_flight[lane]
+        return Admission(self, lane)
 
     @property
     def in_flight(self) -> int:
         """Number of requests, running and queued."""
-        with self._lock:
-            return self._in_flight.total()
+        return self._total
 
-    def _count(self, lane: Lane) -> None:
+    def count(self, lane: Lane) -> None:
+        """Count a request until `discount`.
+
+        Raises: TooManyRequests, Overloaded.
+        """
         limits = self.limits
         limit = limits.running + limits.queued - (0 if lane.is_operator else limits.for_operators)
         with self._lock:
-            if self._in_flight[lane] >= limits.per_lane:
+            count = self._in_flight.get(lane, 0)
+            if count >= limits.per_lane:
                 sentence = f"{lane.name} has {limits.per_lane} {self.name} in flight; wait for a response."
                 raise TooManyRequests(sentence, retry_after_s=RETRY_AFTER_S)
-            if self._in_flight.total() >= limit:
+            if self._total >= limit:
                 sentence = f"{limit} {self.name} are running or queued; try again later."
                 raise Overloaded(sentence, retry_after_s=RETRY_AFTER_S)
-            self._in_flight[lane] += 1
+            self._in_flight[lane] = count + 1
+            self._total += 1
+
+    def discount(self, lane: Lane) -> None:
+        """A counted request has been answered."""
+        with self._lock:
+            count = self._in_flight.pop(lane) - 1
+            if count:
+                self._in_flight[lane] = count
+            self._total -= 1
+
+
+class Admission:
+    """The context of one counted request."""
+
+    __slots__ = ("_lane", "_limit")
+
+    def __init__(self, limit: ConcurrencyLimit, lane: Lane) -> None:
+        self._limit, self._lane = limit, lane
+
+    def __enter__(self) -> None:
+        self._limit.count(self._lane)
+
+    def __exit__(self, *_: object) -> None:
+        self._limit.discount(self._lane)
 
 
 def thread_pool(threads: int) -> RunInThread:

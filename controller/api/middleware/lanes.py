@@ -5,8 +5,6 @@ Renewals, health and documents have places of their own, so that nothing else ca
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.api.middleware.authentication import is_open
@@ -37,14 +35,17 @@ class RequestLanes:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        with ExitStack() as places:
-            try:
-                places.enter_context(self._limit(scope).admit(request_lane(scope)))
-            except (Overloaded, TooManyRequests) as error:
-                state["code"] = error.code
-                await problem_response(error)(scope, receive, send)
-                return
+        limit, lane = self._limit(scope), request_lane(scope)
+        try:
+            limit.count(lane)
+        except (Overloaded, TooManyRequests) as error:
+            state["code"] = error.code
+            await problem_response(error)(scope, receive, send)
+            return
+        try:
             await self._app(scope, receive, send)
+        finally:
+            limit.discount(lane)
 
     def _limit(self, scope: Scope) -> ConcurrencyLimit:
         if scope["path"] == "/v1/healthz":

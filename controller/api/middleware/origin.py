@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from controller.caches import MIB, bounded_cache
 from controller.errors import CrossOrigin
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -41,6 +42,7 @@ def require_own_origin(headers: Headers) -> None:
             raise CrossOrigin(sentence)
 
 
+@bounded_cache(MIB // 4, entry_bytes=512)
 def _is_known(host: str) -> bool:
     name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
     if name.lower() in ("localhost", socket.gethostname().lower()):
