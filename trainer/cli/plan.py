@@ -197,7 +197,7 @@ def _samples_of(
     for note in loaded.notes:
         click.echo(note, err=True)
     objective = choose_objective(loss, metric, None, loaded.target_shape, is_binary(loaded.train),
-                                 loaded.class_shape)
+                                 loaded.class_shape, loaded.vocabulary)
     return tuple(loaded.train.inputs.shape[1:]), loaded.classes, loaded.whole_numbers, objective
 
 

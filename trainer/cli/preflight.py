@@ -96,7 +96,7 @@ def _check_model(settings: RunSettings, data: DataSet, samples: Mapping[str, int
     shape = tuple(data.train.inputs.shape[1:])
     model = settings.model or choose_model(settings.task, shape)[0]
     objective = choose_objective(settings.loss, settings.metric, settings.better, data.target_shape,
-                                 is_binary(data.train), data.class_shape)
+                                 is_binary(data.train), data.class_shape, data.vocabulary)
     check_model(model, settings, shape, data.classes, samples, data.whole_numbers, objective)
 
 

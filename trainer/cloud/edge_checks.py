@@ -17,6 +17,7 @@ from trainer.models.objective import is_possible
 from trainer.models.values import Values, tensors_of
 from trainer.profiling.predictor import MAX_SLOWDOWN
 from trainer.protocol import messages
+from trainer.protocol.segments import CLASS_TYPES
 
 MAX_CLASSES = 256
 MAX_SAMPLE_VALUES = 2**26
@@ -51,6 +52,11 @@ def check_join_request(request: messages.JoinRequest) -> None:
         if counts or math.prod(request.target_shape) > MAX_TARGETS:
             raise ProtocolError(f"{request.edge} has values of shape {request.target_shape} to predict and "
                                 f"{len(counts)} classes; at most {MAX_TARGETS} values and no classes are possible.")
+    elif request.vocabulary is not None:
+        if counts or len(request.class_shape) != 1 or request.class_shape != request.sample_shape:
+            raise ProtocolError(f"{request.edge} has sequences of shape {request.sample_shape} with next tokens of "
+                                f"shape {request.class_shape} and {len(counts)} counts of them; both have one shape "
+                                "(tokens,), and there are no counts.")
     elif not 1 <= len(counts) <= MAX_CLASSES:
         raise ProtocolError(f"{request.edge} has {len(counts)} classes; 1 to {MAX_CLASSES} are possible.")
     per_sample = math.prod(request.class_shape)
@@ -176,7 +182,7 @@ def labels_of(tensors: Mapping[str, Tensor], samples: int, classes: int, objecti
     Raises: ProtocolError if there are none, not one for every sample, of classes that do not exist, or not finite.
     """
     labels, target_shape = tensors.get("labels"), objective.target_shape
-    kind, shape = (torch.uint8, (samples, *objective.class_shape)) if target_shape is None else (
+    kind, shape = (CLASS_TYPES[objective.class_bytes], (samples, *objective.class_shape)) if target_shape is None else (
         torch.float32, (samples, *target_shape))
     if labels is None or tuple(labels.shape) != shape or labels.dtype != kind:
         found = "missing" if labels is None else f"{labels.dtype} {tuple(labels.shape)}"
@@ -185,8 +191,9 @@ def labels_of(tensors: Mapping[str, Tensor], samples: int, classes: int, objecti
         if not bool(labels.isfinite().all()):
             raise ProtocolError("its labels are not finite.")
         return labels
-    if int(labels.max()) >= classes:
-        raise ProtocolError(f"its labels reach {int(labels.max())}; there are {classes} classes.")
+    least, greatest = (int(value) for value in torch.aminmax(labels))
+    if least < 0 or greatest >= classes:
+        raise ProtocolError(f"its labels reach {least if least < 0 else greatest}; there are {classes} classes.")
     return labels.to(torch.int64)
 
 

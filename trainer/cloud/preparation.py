@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.cloud.private_averaging import check_private_model
 from trainer.config.fine_tuning import ALL_TRAINED, FineTuning, parse_fine_tuning
-from trainer.config.objectives import METRICS, Objective, choose_objective, parse_schedule, target_mistake
+from trainer.config.objectives import METRICS, NEXT_TOKEN, Objective, choose_objective, parse_schedule, target_mistake
 from trainer.config.settings import RunSettings
 from trainer.data.standardization import (
     HIGH_CLASS_SKEW,
@@ -25,6 +25,7 @@ from trainer.data.standardization import (
 )
 from trainer.errors import TrainingFailedError, UsageError, UserCodeError
 from trainer.models.boundary import Boundary
+from trainer.models.causal_check import check_causal
 from trainer.models.chain_check import CLASSES
 from trainer.models.frozen import backward_layers, digest
 from trainer.models.objective import check_loss
@@ -105,7 +106,7 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         "standardization": asdict(standardization),
         "regularization": {"weight_decay": weight_decay, "reason": decay_reason},
         "features": [asdict(choice) for choice in feature_choices(statistics)],
-        "class_counts": None if settings.protect_labels or objective.target_shape is not None else [
+        "class_counts": None if not any(edge.class_counts for edge in statistics) or settings.protect_labels else [
             sum(column) for column in zip_longest(*(edge.class_counts for edge in statistics), fillvalue=0)],
     }
     if any(built.unchanging):
@@ -143,6 +144,11 @@ def check_model(
                                      objective, parse_fine_tuning(settings.freeze, settings.lora))
     if mistake := target_mistake(settings.target, objective.metric):
         raise UsageError(mistake)
+    if objective.loss == NEXT_TOKEN:
+        check_causal(built.layers, model, partial(random_batch, sample_shape=sample_shape, integers=values), values)
+        if settings.protect_labels and 0 in (settings.min_cut, *(cut for row in settings.cuts for cut in row)):
+            raise UsageError("With --protect-labels cut 0 is not possible for --loss next-token: it sends the tokens, "
+                             "which are the labels. Give --min-cut 1.")
     outputs = built.boundaries[-1].tensors[0].shape(1)[1:]
     check_loss(objective, outputs, classes, settings.micro)
     if objective.target_shape not in (None, outputs) and objective.metric in METRICS and objective.metric != "loss":
@@ -177,6 +183,11 @@ def build_for_inputs(
             raise error from None
 
 
+def vocabulary_of(requests: Sequence[JoinRequest]) -> int | None:
+    """Return the number of token ids over all edges; None if their classes are not next tokens."""
+    return max((request.vocabulary for request in requests if request.vocabulary is not None), default=None)
+
+
 def range_of(statistics: Sequence[Statistics]) -> Integers:
     """Return the least and greatest input value over all edges."""
     return (int(min(min(edge.plain.minimum) for edge in statistics)),
@@ -200,7 +211,7 @@ def _common_shape(
                 f"{request.edge} has the classes {', '.join(request.class_names) or 'without names'}, {first.edge} "
                 f"{', '.join(first.class_names) or 'without names'}; all edges must have the same in the same order: "
                 "name them in a file classes.txt in each edge's folder.")
-        if (request.target_shape, request.class_shape) != (first.target_shape, first.class_shape):
+        if _targets(request) != _targets(first):
             raise TrainingFailedError(f"{request.edge} has {_targets(request)} as targets, {first.edge} "
                                       f"{_targets(first)}; all edges must have the same.")
         for moments in (request.statistics.plain, request.statistics.logged):
@@ -211,8 +222,9 @@ def _common_shape(
                 )
     target_shape = first.target_shape
     objective = choose_objective(settings.loss, settings.metric, settings.better, target_shape,
-                                 all(request.binary_targets for request in requests), first.class_shape)
-    classes = max(len(request.statistics.class_counts) for request in requests)
+                                 all(request.binary_targets for request in requests), first.class_shape,
+                                 vocabulary_of(requests))
+    classes = vocabulary_of(requests) or max(len(request.statistics.class_counts) for request in requests)
     if target_shape is None and not classes:
         raise TrainingFailedError(f"{first.edge} has neither classes nor values to predict.")
     return shape, classes if target_shape is None else math.prod(target_shape), objective
@@ -221,6 +233,8 @@ def _common_shape(
 def _targets(request: JoinRequest) -> str:
     if request.target_shape is not None:
         return f"values of shape {request.target_shape}"
+    if request.vocabulary is not None:
+        return f"the next tokens of sequences of {request.sample_shape[0]}"
     return f"classes of shape {request.class_shape}" if request.class_shape else "classes"
 
 

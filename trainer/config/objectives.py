@@ -13,31 +13,38 @@ from trainer.plugins import is_plugin_name
 
 Better = Literal["higher", "lower"]
 
-CLASS_LOSSES = ("cross-entropy",)
+CLASS_LOSSES = ("cross-entropy", "next-token")
+NEXT_TOKEN = CLASS_LOSSES[1]
+"""Cross-entropy of every next token of a sequence: the classes are made from the inputs."""
 VALUE_LOSSES = ("bce-with-logits", "mse", "l1", "huber")
 LOSSES = (*CLASS_LOSSES, *VALUE_LOSSES)
 METRICS: dict[str, Better] = {
     "accuracy": "higher", "f1-micro": "higher", "f1-macro": "higher", "mean-absolute-error": "lower",
-    "mean-squared-error": "lower", "root-mean-squared-error": "lower", "loss": "lower",
+    "mean-squared-error": "lower", "root-mean-squared-error": "lower", "loss": "lower", "perplexity": "lower",
 }
 """The metrics by name, and which direction is better."""
 SHARES = ("accuracy", "f1-micro", "f1-macro")
 """Metrics between 0 and 1."""
-CLASS_METRICS = ("accuracy",)
+CLASS_METRICS = ("accuracy", "perplexity")
 VALUE_METRICS = ("mean-absolute-error", "mean-squared-error", "root-mean-squared-error")
 LOSS_HELP = (f"Loss: {', '.join(LOSSES)}; cross-entropy:S has label smoothing S; or package.module:function.  "
              "[default: by data]")
 METRIC_HELP = f"Metric of the global model: {', '.join(METRICS)}; or package.module:function.  [default: by data]"
+MAX_BYTE_CLASSES = 256
+"""Classes that a byte can tell apart."""
 SCHEDULES = ("constant", "linear", "cosine", "step", "exponential")
 MAX_ROUNDS = 10**6
 
 
 def label_smoothing(loss: str) -> float | None:
-    """Return S of the loss `cross-entropy:S`, 0 for `cross-entropy`; None if it is another, or S no such value.
+    """Return S of the loss `cross-entropy:S`, 0 for `cross-entropy` and `next-token`; None if it is another, or S no
+    such value.
 
     Source: Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", section 7.
     """
     name, colon, text = loss.partition(":")
+    if loss == NEXT_TOKEN:
+        return 0.0
     if name != CLASS_LOSSES[0]:
         return None
     try:
@@ -52,7 +59,7 @@ class Objective:
     """Loss and metric of a run, each a name or the user's `package.module:function`.
 
     `target_shape`: shape of the values to predict for a sample; None: its class. `class_shape`: shape of its classes if
-    it has several, such as (tokens,).
+    it has several, such as (tokens,). `class_bytes`: in which a class is sent.
     """
 
     loss: str = "cross-entropy"
@@ -60,6 +67,7 @@ class Objective:
     better: Better = "higher"
     target_shape: tuple[int, ...] | None = None
     class_shape: tuple[int, ...] = ()
+    class_bytes: Literal[1, 4] = 1
 
     def output_shapes(self, classes: int) -> tuple[tuple[int, ...], ...]:
         """Return the shapes that the model may make of a sample; empty if only the user's loss knows them."""
@@ -78,8 +86,10 @@ class Objective:
 
     @property
     def target_bytes(self) -> int:
-        """Bytes of a sample's target when it is sent: a class is a byte, a value four."""
-        return self.classes_per_sample if self.target_shape is None else 4 * math.prod(self.target_shape)
+        """Bytes of a sample's target when it is sent: a class is a byte, of more than 256 four, as a value is."""
+        if self.target_shape is None:
+            return self.class_bytes * self.classes_per_sample
+        return 4 * math.prod(self.target_shape)
 
     def is_reached(self, value: float, target: float) -> bool:
         """Return whether a value of the metric is as good as the target."""
@@ -122,6 +132,8 @@ def target_mistake(target: float | None, metric: str) -> str | None:
     if metric in SHARES and not 0 < target <= 1:
         what = "an accuracy" if metric == "accuracy" else f"{metric} "
         return f"--target is {target}; {what.strip()} lies between 0 and 1."
+    if metric == "perplexity" and target < 1:
+        return f"--target is {target}; a perplexity is at least 1."
     if metric in METRICS and metric != "loss" and target < 0:
         return f"--target is {target}; {metric} is at least 0."
     return None
@@ -129,17 +141,24 @@ def target_mistake(target: float | None, metric: str) -> str | None:
 
 def choose_objective(
     loss: str | None, metric: str | None, better: str | None, target_shape: tuple[int, ...] | None, binary: bool,
-    class_shape: tuple[int, ...] = (),
+    class_shape: tuple[int, ...] = (), vocabulary: int | None = None,
 ) -> Objective:
     """Return the objective: as configured, else by the targets. `binary`: all values to predict are 0 or 1.
 
+    `vocabulary`: number of token ids where the classes are the next tokens of the inputs; None: y holds the targets.
+
     Raises: UsageError if the data does not have the targets that loss or metric need.
     """
-    classes = target_shape is None
-    chosen = loss or ("cross-entropy" if classes else "bce-with-logits" if binary else "mse")
+    classes, sequences = target_shape is None, vocabulary is not None
+    chosen = loss or (NEXT_TOKEN if sequences else "cross-entropy" if classes else "bce-with-logits" if binary
+                      else "mse")
+    if sequences and chosen == CLASS_LOSSES[0]:
+        chosen = NEXT_TOKEN
     found = "y holds classes (whole numbers)" if classes else (
         "y holds 0 and 1" if binary else "y holds values")
     for what, name, fits, needs in (
+        ("--loss", chosen, sequences or chosen != NEXT_TOKEN,
+         "token ids: whole numbers X of shape (N, tokens) without y"),
         ("--loss", chosen, classes or label_smoothing(chosen) is None,
          "classes: whole numbers of shape (N,), or (N, ...) with one above 1"),
         ("--loss", chosen, not classes or chosen not in VALUE_LOSSES,
@@ -152,10 +171,12 @@ def choose_objective(
     ):
         if not fits:
             raise UsageError(f"{what} is {name}, which needs {needs}; {found}.")
-    default = "accuracy" if classes else "f1-micro" if chosen == "bce-with-logits" else "mean-absolute-error"
+    by_targets = "accuracy" if classes else "f1-micro" if chosen == "bce-with-logits" else "mean-absolute-error"
+    default = "perplexity" if sequences else by_targets
     named = metric or ("loss" if is_plugin_name(chosen) else default)
     direction: Better = METRICS.get(named, "lower" if better == "lower" else "higher")
-    return Objective(chosen, named, direction, target_shape, class_shape)
+    return Objective(chosen, named, direction, target_shape, class_shape,
+                     1 if vocabulary is None or vocabulary <= MAX_BYTE_CLASSES else 4)
 
 
 @dataclass(frozen=True, slots=True)

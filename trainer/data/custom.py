@@ -1,7 +1,8 @@
 """User data: arrays from a .npz file or a function, validated before use.
 
     X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 is kept, other whole numbers become int64, the rest float32
-    y      (N,): the class of each sample, counted from 0, or (N, ...): of each of its parts, such as tokens or pixels;
+    y      left out where X is token ids (N, tokens + 1): each token's class is then the next token
+           (N,): the class of each sample, counted from 0, or (N, ...): of each of its parts, such as tokens or pixels;
            or values to predict: floating-point numbers of any shape (N, ...), or labels 0 and 1 of shape (N, labels)
     split  (N,), optional: "train" or "test"; without it a fifth, drawn by the seed, is held out
     edge   (N,), optional: the edge that a sample belongs to, for --partition column
@@ -34,6 +35,7 @@ MAX_WHOLE_NUMBER = 2**53
 """Beyond it, statistics in double precision are not exact."""
 MAX_CLASSES = 256
 """Labels are sent as bytes."""
+MAX_VOCABULARY = 2**18
 MAX_TARGETS = 2**20
 """Values to predict for a sample."""
 HELD_OUT_SHARE = 0.2
@@ -100,13 +102,18 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
     Raises: DataError that says what is wrong, and where.
     """
     notes = _check_names(arrays, source)
+    if is_sequences(arrays):
+        arrays = {**arrays, **_next_tokens(arrays["X"], source)}
+        vocabulary = int(max(arrays["X"].max(), arrays["y"].max())) + 1
+    else:
+        vocabulary = None
     values = arrays["X"]
     if has_channels_last(values.shape):
         values = values.transpose(0, 3, 1, 2)
         notes.append(f"X of {source} has its channels last; it is read as (N, C, H, W) = {values.shape}.")
     inputs = check_inputs(values, source)
-    labels = check_targets(arrays["y"], len(inputs), source)
-    if labels.dtype == np.int64:
+    labels = check_targets(arrays["y"], len(inputs), source) if vocabulary is None else arrays["y"]
+    if labels.dtype == np.int64 and vocabulary is None:
         notes += _check_classes(labels, source)
     for name in ARRAY_NAMES[2:]:
         if name in arrays and arrays[name].shape != (len(inputs),):
@@ -118,9 +125,31 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
             raise DataError(f"{source} has no {kind} sample.")
     parts = [Samples(torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows])) for rows in (~held_out, held_out)]
     edge = arrays.get("edge")
-    outputs = int(labels.max()) + 1 if labels.dtype == np.int64 else int(np.prod(labels.shape[1:]))
+    outputs = vocabulary or int(labels.max()) + 1 if labels.dtype == np.int64 else int(np.prod(labels.shape[1:]))
     return DataSet(parts[0], parts[1], outputs,
-                   None if edge is None else (edge[~held_out], edge[held_out]), tuple(notes))
+                   None if edge is None else (edge[~held_out], edge[held_out]), tuple(notes), vocabulary=vocabulary)
+
+
+def is_sequences(arrays: Arrays) -> bool:
+    """Return whether the data is sequences of token ids without targets."""
+    values = arrays.get("X")
+    return "y" not in arrays and values is not None and values.dtype.kind in "iu" and values.ndim == 2
+
+
+def _next_tokens(ids: npt.NDArray[np.generic], source: str) -> Arrays:
+    """Return inputs and, as their classes, the token behind each.
+
+    Raises: DataError.
+    """
+    if ids.shape[1] < 2 or not len(ids):
+        raise DataError(f"X of {source} has the shape {ids.shape}; without y it is token ids, and a sequence has at "
+                        "least two.")
+    least, greatest = int(ids.min()), int(ids.max())
+    if least < 0 or not 1 <= greatest < MAX_VOCABULARY:
+        raise DataError(f"X of {source} holds whole numbers from {least} to {greatest}; without y it is token ids, "
+                        f"which count from 0 to at most {MAX_VOCABULARY - 1}.")
+    tokens = ids.astype(np.int64)
+    return {"X": np.ascontiguousarray(tokens[:, :-1]), "y": np.ascontiguousarray(tokens[:, 1:])}
 
 
 def has_channels_last(shape: tuple[int, ...]) -> bool:
@@ -130,7 +159,7 @@ def has_channels_last(shape: tuple[int, ...]) -> bool:
 
 def _check_names(arrays: Arrays, source: str) -> list[str]:
     """Return a sentence if there are arrays that are left out."""
-    for name in ARRAY_NAMES[:2]:
+    for name in ARRAY_NAMES[: 1 if is_sequences(arrays) else 2]:
         if name not in arrays:
             raise DataError(f"{source} has no array {name}; it has: {', '.join(sorted(arrays)) or 'none'}.")
     if unknown := sorted(set(arrays) - set(ARRAY_NAMES)):

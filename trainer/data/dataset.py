@@ -57,7 +57,8 @@ class DataSet:
     """The data of all edges; `owners`: the edge of each training and of each held-out sample.
 
     `classes`: number of classes, or of values to predict for a sample; `class_names`: if the data names them.
-    `notes`: sentences for the user about how it was read.
+    `notes`: sentences for the user about how it was read. `vocabulary`: number of token ids, if the classes are the
+    next tokens of the inputs; they are counted nowhere.
     """
 
     train: Samples
@@ -66,6 +67,7 @@ class DataSet:
     owners: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]] | None = None
     notes: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    vocabulary: int | None = None
 
     @property
     def target_shape(self) -> tuple[int, ...] | None:
@@ -92,6 +94,7 @@ class LocalData:
     held_out: Samples
     classes: int
     class_names: tuple[str, ...] = ()
+    vocabulary: int | None = None
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
@@ -117,7 +120,8 @@ def local_share(data: DataSet, partitioning: Partitioning, index: int, edges: in
         train = (iid_partition(len(data.train), edges, index, seed) if partitioning.kind == "iid"
                  else _dirichlet_partition(data.train.labels, partitioning.alpha, edges, seed)[index])
         held_out = iid_partition(len(data.held_out), edges, index, seed)
-    local = LocalData(data.train.pick(train), data.held_out.pick(held_out), data.classes, data.class_names)
+    local = LocalData(data.train.pick(train), data.held_out.pick(held_out), data.classes, data.class_names,
+                      data.vocabulary)
     if not len(local.train):
         raise DataError("its share of the data has no training sample.")
     if data.target_shape is None and len(classes := torch.unique(local.train.labels)) < MIN_CLASSES:

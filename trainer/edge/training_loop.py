@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ from trainer.models.zoo import build_layers, build_model
 from trainer.plugins import describe_error, is_plugin_name
 from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling import profiler
+from trainer.profiling.stopwatch import Stopwatch
 from trainer.protocol import messages
 from trainer.transport.backoff import pauses_s
 from trainer.transport.connection import ReceivedFrame, connect
@@ -139,6 +141,8 @@ def _join_cgroups(cgroups: tuple[Path, ...]) -> None:
 def _statistics(settings: EdgeSettings, data: dataset.LocalData) -> standardization.Statistics:
     """Return what the cloud is told of the samples; without the counts of their classes if labels are protected."""
     statistics = standardization.summarize(data.train.inputs, data.train.labels, data.classes)
+    if data.vocabulary is not None:
+        return replace(statistics, class_counts=())
     if settings.protect_labels:
         return replace(statistics, class_counts=(0,) * len(statistics.class_counts))
     return statistics
@@ -160,6 +164,7 @@ def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.J
         target_shape=dataset.target_shape(data.train),
         class_shape=dataset.class_shape(data.train),
         binary_targets=dataset.is_binary(data.train),
+        vocabulary=data.vocabulary,
         profile=profiler.benchmark_node(),
     )
 
@@ -186,6 +191,7 @@ class Edge:
         self._prepared: tuple[messages.Prepare, Tensor] | None = None
         self.was_prepared = False
         self._sums = SecureUpdates(settings.name, settings.edges)
+        self._evaluated = Stopwatch()
         self._cloud: CloudConnection
         self._model: ClientModel
         self._step: EdgeStep
@@ -240,7 +246,15 @@ class Edge:
                 received = self._cloud.receive()
             except StepAbortedError as error:
                 received = error.received
+        self._log_cost()
         return received.frame.message.reason
+
+    def _log_cost(self) -> None:
+        """Log what the run cost this edge: CPU time in layers and in evaluations, and the largest memory."""
+        if self.was_prepared:
+            peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            log.info("edge=%s computed_s=%.3f evaluated_s=%.3f peak_memory_bytes=%d", self._settings.name,
+                     self._step.computed_s, self._evaluated.cpu_s, peak_bytes)
 
     def _handle(self, received: ReceivedFrame) -> None:
         match received.frame.message:
@@ -402,7 +416,8 @@ class Edge:
     def _evaluate(self) -> None:
         """Send the metric's sums over the held-out samples of this edge under the global model."""
         held_out, objective = self._data.held_out, self._recipe.objective
-        outputs = self._evaluation.outputs(held_out.inputs)
+        with self._evaluated:
+            outputs = self._evaluation.outputs(held_out.inputs)
         sums = [0.0] * metric_size(objective, self._recipe.classes) if outputs is None else metric_sums(
             objective, outputs, held_out.labels)
         if not all(map(math.isfinite, sums)):

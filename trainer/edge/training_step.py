@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from trainer.data import dataset
@@ -99,6 +98,8 @@ class EdgeStep:
         """Seed of the order of mini-batches."""
         self._sent: SentSamples | None = None
         self._sent_for: tuple[int, str] | None = None
+        self.computed_s = 0.0
+        """CPU time of all forward and backward passes so far."""
         self._cgroup_limit = CgroupCpuLimit()
         self._cpu_limit = self._cgroup_limit.read()
 
@@ -148,6 +149,7 @@ class EdgeStep:
             times.late_s = schedule.finish()
         with times.backward:
             self._model.step((start.round - 1) * self._recipe.steps + start.step)
+        self.computed_s += times.forward.cpu_s + times.backward.cpu_s + times.tail.cpu_s
         previous_limit, self._cpu_limit = self._cpu_limit, self._cgroup_limit.read()
         self._cloud.connection.send(
             messages.StepDone(
@@ -196,7 +198,8 @@ class EdgeStep:
                                               plan.codec)
             if self._model.tail is None:
                 labels = self._labels[samples]
-                tensors["labels"] = labels if labels.dtype.is_floating_point else labels.to(torch.uint8)
+                tensors["labels"] = labels if labels.dtype.is_floating_point else labels.to(
+                    segments.CLASS_TYPES[self._recipe.objective.class_bytes])
             progress.forwarded += 1
         return tensors
 

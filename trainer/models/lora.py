@@ -57,8 +57,8 @@ class AdapterRows:
     modules: Sequence[Adapted]
     samples: Sequence[int]
 
-    def split(self, values: Tensor) -> list[tuple[Adapted, Tensor]]:
-        """Return each copy with its rows; adjacent ones of the same copy together.
+    def runs(self, values: Tensor) -> list[tuple[Adapted, int]]:
+        """Return each copy with its number of rows; adjacent ones of the same copy together.
 
         Raises: RuntimeError if there is no whole number of rows for each sample.
         """
@@ -67,10 +67,14 @@ class AdapterRows:
             raise RuntimeError(f"{len(values)} rows are not those of {sum(self.samples)} samples")
         runs: list[tuple[Adapted, int]] = []
         for module, count in zip(self.modules, self.samples, strict=True):
-            if runs and runs[-1][0] is module:
-                count += runs.pop()[1]
-            runs.append((module, count))
-        parts = torch.split(values, [count * rows_per_sample for _, count in runs])
+            rows = count * rows_per_sample + (runs.pop()[1] if runs and runs[-1][0] is module else 0)
+            runs.append((module, rows))
+        return runs
+
+    def split(self, values: Tensor) -> list[tuple[Adapted, Tensor]]:
+        """Return each copy with its rows."""
+        runs = self.runs(values)
+        parts = torch.split(values, [rows for _, rows in runs])
         return [(module, part) for (module, _), part in zip(runs, parts, strict=True)]
 
 
@@ -79,7 +83,16 @@ class LoraLinear(nn.Linear, Adapted):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return x W + scale x A B of x (N, ..., inputs)."""
-        return functional.linear(values, self.weight, self.bias) + self.added(values)
+        outputs = functional.linear(values, self.weight, self.bias)
+        runs = [(self, len(values))] if self.adapter_rows is None else self.adapter_rows.runs(values)
+        if len({rows for _, rows in runs}) > 1:
+            return outputs + self.added(values)
+        # All adapters at once, each on as many rows; what they add takes no memory of its own.
+        first = torch.stack([module.lora_A for module, _ in runs])
+        second = torch.stack([module.lora_B for module, _ in runs])
+        low = self.lora_scale * torch.bmm(values.reshape(len(runs), -1, self.in_features), first.mT)
+        wide = outputs.reshape(len(runs), -1, self.out_features)
+        return torch.baddbmm(wide, low, second.mT).view(outputs.shape)
 
     def added_by(self, module: Adapted, values: Tensor) -> Tensor:
         """Return scale x A B of x."""

@@ -28,6 +28,8 @@ _LOSSES: dict[str, Loss] = {
     "huber": functional.huber_loss,
 }
 _CHECK_SAMPLES = 6
+MAX_NATS = 700.0
+"""Beyond it a perplexity is no double-precision number."""
 _TOLERANCE = 1e-4
 
 
@@ -107,7 +109,8 @@ def metric_size(objective: Objective, classes: int) -> int:
 def metric_sums(objective: Objective, outputs: Tensor, targets: Tensor) -> list[float]:
     """Return the metric's sums over samples: outputs (N, ...) of the model, targets (N, ...) as classes or values.
 
-    Of samples that have several classes, accuracy counts the share that is right.
+    Of samples that have several classes, accuracy counts the share that is right. Of perplexity the sum is that of the
+    samples' mean cross-entropy, in nats.
 
     Raises: ModelFailedError if the user's function fails, DataError if the outputs do not have the targets' shape.
     """
@@ -117,6 +120,8 @@ def metric_sums(objective: Objective, outputs: Tensor, targets: Tensor) -> list[
     if is_plugin_name(name):
         return [_own_metric(name, outputs, targets) * samples]
     if objective.target_shape is None:
+        if name == "perplexity":
+            return [_cross_entropy(outputs, targets, 0.0).item() * samples]
         outputs = classes_second(outputs, objective.class_shape)
         chosen = outputs.argmax(dim=1)
         if name == "accuracy":
@@ -152,6 +157,8 @@ def metric_value(objective: Objective, sums: Sequence[float], samples: float) ->
         scores = [2 * hits / total if (total := 2 * hits + false + missed) else 0.0 for hits, false, missed in groups]
         return sum(scores) / len(scores)
     value = sums[0] / samples
+    if objective.metric == "perplexity":
+        return math.exp(min(value, MAX_NATS))
     return math.sqrt(value) if objective.metric == "root-mean-squared-error" else value
 
 

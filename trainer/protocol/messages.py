@@ -70,7 +70,7 @@ class JoinRequest(Message):
     `collects`: its samples grow. `class_names`: if its data names its classes. `whole_numbers`: the inputs are integers
     other than the bytes of images. `min_cut`: the edge refuses a smaller cut. `target_shape`: of the values to predict
     for a sample, None: classes; `class_shape`: of its classes if it has several; `binary_targets`: all of these values
-    are 0 or 1.
+    are 0 or 1. `vocabulary`: number of token ids if the classes are the inputs' next tokens, which are not counted.
     """
 
     kind = 1
@@ -89,6 +89,7 @@ class JoinRequest(Message):
     target_shape: TargetShape | None = None
     class_shape: ClassShape = ()
     binary_targets: bool = False
+    vocabulary: Annotated[int, Field(ge=2, le=2**18)] | None = None
     profile: ComputeProfile
 
 

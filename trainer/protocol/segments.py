@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from trainer.errors import ModelFailedError, ProtocolError
@@ -16,6 +17,9 @@ from trainer.models.boundary import Boundary, TensorSpec
 from trainer.models.values import Values, tensors_of
 from trainer.protocol import codec
 from trainer.protocol.codec import Codec
+
+CLASS_TYPES = {1: torch.uint8, 4: torch.int32}
+"""In which classes are sent, by `Objective.class_bytes`."""
 
 
 def encode_segment(name: str, values: Values, boundary: Boundary, samples: int, used: Codec) -> dict[str, Tensor]:
