@@ -82,6 +82,8 @@ class Settings(TypedDict, total=False):
     late: Literal["wait", "drop", "shrink"]
     late_after: float
     device: Literal["auto", "cpu", "cuda"]
+    ray: str
+    ray_workers: int
     controller: str
     controller_retries: int
     protection: Literal["none", "link_disjoint", "duct_disjoint"]

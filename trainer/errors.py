@@ -63,6 +63,12 @@ class PartitionError(NetworkError):
     code = "partition"
 
 
+class RayUnavailableError(NetworkError):
+    """Ray is not installed, there is no cluster at the address, or it has no room for the workers."""
+
+    code = "ray_unavailable"
+
+
 class ReservationRefusedError(NetworkError):
     """The controller refused a reservation.
 

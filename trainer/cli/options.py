@@ -200,6 +200,10 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "device",
         {"type": click.Choice(DEVICES), "help": "Device of the cloud; auto selects CUDA if available."},
     ),
+    ("--ray", "ray", {"metavar": "ADDRESS", "help": "Serve the edges by workers on this Ray cluster: IP:PORT, auto "
+                      "(the one of this machine), or local (start one).  [default: the cloud's process serves them]"}),
+    ("--ray-workers", "ray_workers", {"type": int, "help": "With --ray: number of workers.  [default: one for each CPU "
+                                      "of the cluster, at most one for each edge]"}),
     (
         "--tensorboard",
         "tensorboard",

@@ -83,6 +83,7 @@ class EdgeAcceptor:
         """Incomplete ones, oldest first."""
         self._lock = threading.Lock()
         self._listener = listen(address)
+        self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:

@@ -11,14 +11,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 from trainer.cloud import edge_checks
 from trainer.cloud.edge_acceptor import EdgeAcceptor, JoinRefusedError
-from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.edge_session import EdgeConnection, EdgeEvent, EdgeFailed, EdgeSession
 from trainer.cloud.join_rules import JoinRules
+from trainer.cloud.remote_edge import RemoteConnection
 from trainer.errors import (
     ConnectionLostError,
     ModelFailedError,
@@ -30,7 +31,7 @@ from trainer.errors import (
 from trainer.protocol import framing, messages
 from trainer.reservation.partition_check import FindPartition, no_partition
 from trainer.transport import clock_sync
-from trainer.transport.connection import Connection, ConnectionEvent, Disconnected, ReceivedFrame
+from trainer.transport.connection import Connection, Disconnected, ReceivedFrame
 from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
 from trainer.transport.inbox import Inbox
 from trainer.transport.pacing import SentFrame
@@ -43,6 +44,19 @@ KEEPALIVE_INTERVAL_S = 5.0
 """Interval of keep-alive messages to idle edges."""
 
 M = TypeVar("M", bound=messages.Message)
+
+
+class Workers(Protocol):
+    """The workers that serve the edges, where the training loop does not do so itself."""
+
+    def place(self, requests: Sequence[messages.JoinRequest], recipe: messages.Prepare) -> None:
+        """Assign a worker to every edge; all workers build the model."""
+
+    def expect(self, edge: str) -> RemoteConnection:
+        """Have an edge's worker expect it; an edge whose worker is lost gets another one.
+
+        Raises: JoinRefusedError if there is no worker.
+        """
 
 
 class EdgeManager:
@@ -62,6 +76,7 @@ class EdgeManager:
         excluded: Mapping[str, str] | None = None,
     ) -> None:
         """`samples`, `excluded`: as in `JoinRules`, of a run that resumes."""
+        self.workers: Workers | None = None
         self.on_lost: Callable[[EdgeSession, str], None] = lambda _session, _reason: None
         self.on_collecting: Callable[[messages.Collecting], None] = lambda _report: None
         self._reports: dict[str, messages.Collecting] = {}
@@ -77,7 +92,7 @@ class EdgeManager:
         self._closed_because: str | None = None
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._inbox: Inbox[EdgeSession, ConnectionEvent] = Inbox()
+        self._inbox: Inbox[EdgeSession, EdgeEvent] = Inbox()
         self._acceptor = EdgeAcceptor(address, credentials, self._admit, on_collecting=self._receive_report)
         threading.Thread(target=self._keep_alive, daemon=True).start()
 
@@ -173,6 +188,34 @@ class EdgeManager:
         with self._changed:
             return self._changed.wait_for(lambda: len(self._joined) == number, max(0.0, timeout_s))
 
+    def move_to_workers(self, recipe: messages.Prepare, timeout_s: float, quorum: int) -> None:
+        """Send every edge to its worker; one that does not arrive there is dropped.
+
+        Raises: QuorumError if fewer than the quorum arrive.
+        """
+        assert self.workers is not None
+        self.workers.place([session.request for session in self.sessions], recipe)
+        moving = []
+        for session in self.sessions:
+            before, link = session.connection, self.workers.expect(session.name)
+            session.connection = link
+            moving.append((session, link))
+            with contextlib.suppress(ConnectionLostError):  # it does not arrive
+                before.send(messages.Redirect(host=link.worker.address[0], port=link.worker.address[1]))
+        deadline_s = time.monotonic() + timeout_s
+        for session, link in moving:
+            if link.wait(deadline_s - time.monotonic()):
+                self._start_at_worker(session, link)
+            else:
+                self.drop(session, f"it did not connect to its worker within {timeout_s:g} s.")
+        if (arrived := len(self.sessions)) < quorum:
+            raise QuorumError(f"{arrived} of {len(self._expected)} edges have connected to their workers within "
+                              f"{timeout_s:g} s, {quorum} are required. Edges must reach the addresses of the workers.")
+
+    def _start_at_worker(self, session: EdgeSession, link: RemoteConnection) -> None:
+        session.mss_bytes, session.cloud_port = link.mss_bytes, link.worker.address[1]
+        link.start(lambda inbound: self._deliver(session, link, inbound))
+
     def prepare(
         self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float
     ) -> None:
@@ -222,6 +265,12 @@ class EdgeManager:
                 continue  # from a session that was dropped
             if isinstance(inbound, Disconnected):
                 self.drop(session, inbound.reason)
+                return None
+            if isinstance(inbound, EdgeFailed):
+                if isinstance(inbound.error, ProtocolError):
+                    self.exclude(session, str(inbound.error))
+                else:
+                    self.fail(session, inbound.error)
                 return None
             if isinstance(inbound.frame.message, messages.Failed):
                 reason = edge_checks.printable(inbound.frame.message.reason)
@@ -327,7 +376,7 @@ class EdgeManager:
                 self._joined[request.edge] = session
                 self._changed.notify_all()
         if prepare_message is None:
-            connection.start(lambda inbound: self._deliver(session, inbound))
+            connection.start(lambda inbound: self._deliver(session, connection, inbound))
         else:
             self._admit_late(session, prepare_message, answer)
 
@@ -335,10 +384,10 @@ class EdgeManager:
         self, session: EdgeSession, prepare_message: messages.Prepare, answer: messages.JoinAccepted
     ) -> None:
         """Prepare an edge that joins during the run and let it wait for the next averaging."""
-        connection = session.connection
+        session.connection.send(answer)
+        connection = session.connection = self._connection_for(session)
         connection.limits = self._limits
         connection.set_receive_timeout(self._prepare_timeout_s)
-        connection.send(answer)
         connection.send(prepare_message)
         ready = connection.receive().frame.message
         if isinstance(ready, messages.Failed):
@@ -351,12 +400,31 @@ class EdgeManager:
             self._check_request(session.request)
             self._waiting[session.name] = session
             self._changed.notify_all()
-        connection.start(lambda inbound: self._deliver(session, inbound))
+        connection.start(lambda inbound: self._deliver(session, connection, inbound))
+
+    def _connection_for(self, session: EdgeSession) -> EdgeConnection:
+        """Return the connection by which an edge that joins late is served: its own, or that to its worker.
+
+        Raises: JoinRefusedError if there is no worker, ConnectionLostError if it does not arrive there.
+        """
+        if self.workers is None:
+            return session.connection
+        link = self.workers.expect(session.name)
+        session.connection.send(messages.Redirect(host=link.worker.address[0], port=link.worker.address[1]))
+        if not link.wait(self._prepare_timeout_s):
+            raise ConnectionLostError(f"{session.name} did not connect to its worker.")
+        session.connection.abort()
+        session.mss_bytes, session.cloud_port = link.mss_bytes, link.worker.address[1]
+        return link
 
     def _all_sessions(self) -> list[EdgeSession]:
         return [*self._joined.values(), *self._active.values(), *self._waiting.values()]
 
-    def _deliver(self, session: EdgeSession, inbound: ConnectionEvent) -> None:
+    def _deliver(self, session: EdgeSession, connection: EdgeConnection, inbound: EdgeEvent) -> None:
+        if session.connection is not connection:  # it has moved to a worker
+            if isinstance(inbound, Disconnected):
+                connection.abort()
+            return
         if isinstance(inbound, Disconnected):
             with self._changed:  # an edge outside training is removed silently
                 for sessions in (self._joined, self._waiting):

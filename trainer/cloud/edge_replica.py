@@ -124,6 +124,18 @@ class EdgeReplica:
                 values[name.replace(".value.", ".", 1)] = tensor.cpu().clone()
         return values, states
 
+    def start_at(self, cut: int) -> None:
+        """Set the first cut; both sides have built the same model, so no layers are sent."""
+        self.model.stage.first = cut
+
+    def layers_to_send(self, cut: int) -> dict[str, Tensor]:
+        """Return the layers, with their optimizer state, that move to the edge for a new `cut`."""
+        return self.model.layers_to_send(cut)
+
+    def load_model(self, model: Mapping[str, Tensor]) -> None:
+        """Continue from the global model."""
+        self.model.stage.load_state_dict(model)
+
     def move_cut(self, cut: int, arriving: Mapping[str, Tensor], max_steps: int) -> None:
         """Move the cut and load the layers that arrive from the edge; arguments as in `merged_layers`.
 
@@ -140,10 +152,14 @@ class EdgeReplica:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore the state after an averaging."""
+        self.restore_layers(checkpoint.layers_of(self.name), checkpoint.cuts.get(self.name, 0))
+
+    def restore_layers(self, layers: Mapping[str, Tensor], cut: int) -> None:
+        """Restore all layers and the cut."""
         part = self.model.stage
-        part.import_layers(0, len(part.layers), checkpoint.layers_of(self.name))
+        part.import_layers(0, len(part.layers), layers)
         part.set_anchors()
-        part.first = checkpoint.cuts.get(self.name, 0)
+        part.first = cut
 
 
 def build_shared(recipe: Prepare, device: torch.device) -> BuiltModel:
@@ -158,13 +174,17 @@ def build_shared(recipe: Prepare, device: torch.device) -> BuiltModel:
 
 
 def build_replica(
-    session: EdgeSession, recipe: Prepare, device: torch.device, built: BuiltModel | None = None
+    session: EdgeSession, recipe: Prepare, device: torch.device, built: BuiltModel | None = None,
+    kind: type[EdgeReplica] = EdgeReplica, shares_layers: bool = False,
 ) -> EdgeReplica:
-    """Build the replica of an edge; its frozen values are those of `built`, one copy for all edges."""
+    """Build the replica of an edge; its frozen values are those of `built`, one copy for all edges.
+
+    `shares_layers`: all other layers are those of `built`, too, for a replica that is never trained here.
+    """
     built = build_shared(recipe, device) if built is None else built
-    layers = copy_sharing(built.layers, built.unchanging)
+    layers = built.layers if shares_layers else copy_sharing(built.layers, built.unchanging)
     batch = min(recipe.batch, session.request.samples)
     part = Stage(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer, built.unchanging)
     model = ServerModel(part, build_loss(recipe.objective.loss)) if recipe.tail is None else MiddleModel(part)
-    return EdgeReplica(session, model, batch, len(split_evenly(batch, recipe.micro)), device, built.boundaries,
-                       recipe.classes, recipe.objective, built.joint, recipe.integers)
+    return kind(session, model, batch, len(split_evenly(batch, recipe.micro)), device, built.boundaries,
+                recipe.classes, recipe.objective, built.joint, recipe.integers)

@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from trainer.errors import TrainingFailedError
-from trainer.protocol import messages
-from trainer.transport.connection import Connection
-from trainer.transport.pacing import mss_within_tls_bytes
+from torch import Tensor
+
+from trainer.errors import ProtocolError, TrainingFailedError
+from trainer.protocol import framing, messages
+from trainer.transport.connection import ConnectionEvent, ReceivedFrame
+from trainer.transport.pacing import SentFrame, mss_within_tls_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeFailed:
+    """A worker found that an edge sent what is not possible, or that the model failed on what it sent."""
+
+    error: ProtocolError | TrainingFailedError
+
+
+EdgeEvent = ConnectionEvent | EdgeFailed
+
+
+class EdgeConnection(Protocol):
+    """A connection of an edge: to this process (`Connection`), or to a worker of the cloud."""
+
+    limits: framing.FrameLimits
+
+    @property
+    def uses_tls(self) -> bool: ...
+
+    @property
+    def mss_bytes(self) -> int: ...
+
+    @property
+    def partial_frame(self) -> framing.Prefix | None: ...
+
+    def pace(self, bytes_per_s: float | None) -> None: ...
+
+    def send(self, message: messages.Message, tensors: Mapping[str, Tensor] | None = None) -> SentFrame: ...
+
+    def send_if_idle(self, message: messages.Message, idle_s: float) -> None: ...
+
+    def receive(self) -> ReceivedFrame: ...
+
+    def set_receive_timeout(self, seconds: float | None) -> None: ...
+
+    def start(self, deliver: Callable[[EdgeEvent], None]) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(eq=False)
@@ -15,15 +60,17 @@ class EdgeSession:
     """One edge on one connection; `offset_s` is its clock minus the cloud's, `data_order` the seed of the order of its
     mini-batches.
 
+    `cloud_port`: of the worker that serves it, if one does.
     `samples`, `held_out`: what it trains on and holds out now; `request` has what it joined with.
     `initial_digest`: of the trained values that it began with. `excluded`: it takes no further part in the run;
     `failure`: because the model failed on it.
     """
 
     name: str
-    connection: Connection
+    connection: EdgeConnection
     request: messages.JoinRequest
     source_port: int
+    cloud_port: int | None = None
     offset_s: float = 0.0
     samples: int = field(init=False)
     held_out: int = field(init=False)

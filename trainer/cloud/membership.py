@@ -82,7 +82,7 @@ class Membership:
     def restore(self, sessions: Sequence[EdgeSession]) -> None:
         """Restore these edges from the last averaging and add them to the bandwidth."""
         for session in sessions:
-            self._bandwidth.add_edge(session.name, session.source_port)
+            self._bandwidth.add_edge(session.name, session.source_port, session.cloud_port)
         self._state.restore(sessions)
 
     def pause(self, number: int, error: QuorumLostError) -> int:

@@ -13,7 +13,7 @@ from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.private_averaging import PrivacyAccount, private_mean
 from trainer.cloud.secure_averaging import SecureAveraging
 from trainer.config.settings import RunSettings
-from trainer.errors import ProtocolError
+from trainer.errors import ConnectionLostError, ProtocolError
 from trainer.models.aggregation import aggregate
 from trainer.models.averaging import limited_weights
 from trainer.models.objective import metric_value
@@ -75,6 +75,8 @@ class ModelAveraging:
                 samples[session.name] = session.samples
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
+            except ConnectionLostError as error:
+                self._edge_manager.drop(session, str(error))
         if self._privacy is not None:
             mean = self._private_mean(self._privacy, last.model, models, samples)
             return self._adopted(number, last, mean, states)
@@ -141,7 +143,7 @@ class ModelAveraging:
     def _distribute(self, number: int, model: Mapping[str, Tensor]) -> list[messages.Evaluated]:
         """Continue from the global model on all nodes; return the edges' evaluations of it."""
         for replica in self._replicas.values():
-            replica.model.stage.load_state_dict(model)
+            replica.load_model(model)
         self._edge_manager.send_all(messages.GlobalModel(round=number), model)
         return self._collect_counts()
 

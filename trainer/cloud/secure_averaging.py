@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.private_averaging import PrivateNoise, private_mean
-from trainer.errors import ProtocolError, TrainingFailedError
+from trainer.errors import ConnectionLostError, ProtocolError, TrainingFailedError
 from trainer.models.averaging import average
 from trainer.privacy import fixed_point
 from trainer.privacy.secure_sum import PublicKeys, Revealed, threshold_of, unmask
@@ -130,8 +130,12 @@ class SecureAveraging:
             if vector is None or vector.dtype != torch.int64 or vector.shape != (length,):
                 self._edge_manager.exclude(edge, f"its masked layers are not {length} whole numbers.")
                 continue
-            masked[edge.name] = vector
-            merged[edge.name] = replicas[edge.name].own_layers()
+            try:
+                merged[edge.name] = replicas[edge.name].own_layers()
+            except ConnectionLostError as error:
+                self._edge_manager.drop(edge, str(error))
+            else:
+                masked[edge.name] = vector
         return masked, merged
 
     def _collect_unmasking(self, sharing: set[str], survivors: set[str]) -> dict[str, Revealed]:

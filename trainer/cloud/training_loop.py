@@ -6,6 +6,7 @@ averaging. Below the quorum the run pauses and returns to the last averaging.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from functools import partial
 import torch
 
 from trainer.cloud import edge_checks
-from trainer.cloud.edge_manager import EdgeManager
+from trainer.cloud.edge_manager import EdgeManager, Workers
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.membership import PAUSE_POLL_S, Membership, QuorumLostError, check_exclusions
 from trainer.cloud.round_record import plan_event, round_event, round_row
@@ -22,7 +23,7 @@ from trainer.cloud.step_timing import StepResult
 from trainer.cloud.training_state import TrainingState
 from trainer.cloud.training_step import CloudStep
 from trainer.config.settings import RunSettings
-from trainer.errors import ProtocolError, TrainerError, TrainingFailedError
+from trainer.errors import ConnectionLostError, ProtocolError, TrainerError, TrainingFailedError
 from trainer.planning.custom_policy import CustomPolicy
 from trainer.plugins import describe_error
 from trainer.processes.malloc import retain_freed_memory
@@ -37,6 +38,7 @@ from trainer.transport.pacing import pace_bytes_per_s
 
 log = logging.getLogger(__name__)
 
+Notify = Callable[[str], None]
 BandwidthFactory = Callable[[Sequence[EdgeSession]], BandwidthProvider]
 
 
@@ -44,10 +46,12 @@ def run(
     settings: RunSettings, address: tuple[str, int], make_bandwidth: BandwidthFactory, record: RunRecord,
     resumed: Checkpoint | None = None, credentials: TransportCredentials = NO_CREDENTIALS,
     find_partition: FindPartition = no_partition,
+    start_workers: Callable[[Notify], contextlib.AbstractContextManager[Workers]] | None = None,
 ) -> None:
     """Run a whole training; the record is completed however the run ends.
 
-    `find_partition` tells while edges are awaited which of them cannot come.
+    `find_partition` tells while edges are awaited which of them cannot come. `start_workers`: starts the workers that
+    serve the edges; None: this process does.
 
     Raises: TrainerError.
     """
@@ -65,7 +69,11 @@ def run(
         raise
     reason, code = "the cloud was stopped.", "stopped"
     failed = True
+    closing = contextlib.ExitStack()
     try:
+        if start_workers is not None:
+            edge_manager.workers = closing.enter_context(
+                start_workers(lambda sentence: record.event("said", sentence=sentence)))
         for edge, why in excluded.items():
             record.event("said", sentence=f"{edge} stays excluded from the run: {why}")
         record.event("waiting", edges=[edge for edge in settings.edges if edge not in excluded],
@@ -100,6 +108,7 @@ def run(
         raise TrainingFailedError(reason) from error
     finally:
         edge_manager.close(reason, failed)
+        closing.close()
         record.describe(strangers_refused=edge_manager.connections_refused)
         record.finish("failed" if failed else "done", *((reason, code) if failed else ()))
 
@@ -123,6 +132,9 @@ class TrainingLoop:
         self._record = record
         self._is_resumed = resumed is not None
         self._state = TrainingState(settings, edge_manager, record, resumed, policy)
+        for session in edge_manager.sessions:
+            if session.cloud_port is not None:  # it has moved to a worker
+                bandwidth.add_edge(session.name, session.source_port, session.cloud_port)
         self._membership = Membership(settings, edge_manager, self._state, bandwidth, record, find_partition)
         self._step_in_progress: CloudStep | None = None
 
@@ -206,8 +218,13 @@ class TrainingLoop:
             mss = replica.session.mss_bytes
             replica.session.connection.pace(
                 pace_bytes_per_s(down.rate_bps, mss) if grant.reserved and down.rate_bps else None)
-            if number == 1:  # both sides have built the same model, so no layers are sent
-                replica.model.stage.first = edge.cut
+            if number == 1:
+                replica.start_at(edge.cut)
+            try:
+                layers = replica.layers_to_send(edge.cut)
+            except ConnectionLostError as error:
+                self._edge_manager.drop(replica.session, str(error))
+                continue
             self._edge_manager.send(
                 replica.session,
                 messages.Plan(
@@ -216,7 +233,7 @@ class TrainingLoop:
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved and up.rate_bps else None,
                     keep=self._state.keep_segments(replica, edge),
                 ),
-                replica.model.layers_to_send(edge.cut),
+                layers,
             )
         cuts = {edge.edge: edge.cut for edge in grant.plan.edges}
         max_steps = (number - 1) * self._settings.steps
@@ -230,6 +247,8 @@ class TrainingLoop:
                 self._state.count_samples(session, applied, number)
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
+            except ConnectionLostError as error:
+                self._edge_manager.drop(session, str(error))
         self._edge_manager.synchronize(self._settings.step_timeout_s)
 
     def _step(self, number: int, step: int, grant: Grant, previous: StepResult | None) -> StepResult:
@@ -244,9 +263,9 @@ class TrainingLoop:
             state.recipe.steps,
             lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
                                                   policy=self._settings.late),
-            earliest_s,
+            earliest_s, self._settings.step_timeout_s,
         )
-        result = cloud_step.run(self._settings.late, self._settings.late_after, self._settings.step_timeout_s)
+        result = cloud_step.run(self._settings.late, self._settings.late_after)
         self._record_unfinished()
         return result
 

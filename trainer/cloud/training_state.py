@@ -14,6 +14,7 @@ from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
 from trainer.cloud.model_averaging import ModelAveraging
 from trainer.cloud.preparation import Preparation, prepare
 from trainer.cloud.private_averaging import PrivacyAccount
+from trainer.cloud.remote_edge import RemoteReplica
 from trainer.cloud.round_planning import check_min_cut, plan_training_round
 from trainer.cloud.secure_averaging import value_names
 from trainer.cloud.step_timing import StepResult
@@ -76,11 +77,20 @@ class TrainingState:
         self.privacy = None if settings.dp is None else PrivacyAccount(settings.dp, settings, record)
         self._space = KeepingSpace(int(settings.keep_memory_bytes), record.directory)
         self._built = build_shared(self.recipe, self._device)
+        if edge_manager.workers is not None:
+            edge_manager.move_to_workers(self.recipe, settings.step_timeout_s, settings.quorum_in_training)
         self.replicas: dict[str, EdgeReplica] = {
-            session.name: build_replica(session, self.recipe, self._device, self._built)
-            for session in edge_manager.sessions
+            session.name: self._new_replica(session) for session in edge_manager.sessions
         }
         self._averaging = ModelAveraging(settings, edge_manager, record, self.recipe, self.replicas, self.privacy)
+
+    def _new_replica(self, session: EdgeSession) -> EdgeReplica:
+        if self._edge_manager.workers is None:
+            return build_replica(session, self.recipe, self._device, self._built)
+        replica = build_replica(session, self.recipe, self._device, self._built, RemoteReplica, shares_layers=True)
+        assert isinstance(replica, RemoteReplica)
+        replica.build()
+        return replica
 
     def prepare_edges(self) -> None:
         """Prepare every edge, build the forecaster from their rates, and set the first checkpoint."""
@@ -166,7 +176,8 @@ class TrainingState:
 
     def _keeping(self) -> Keeping | None:
         settings, preparation = self._settings, self._preparation
-        if settings.keep_segments == "never" or not any(preparation.constant[1:]):
+        never = settings.keep_segments == "never" or self._edge_manager.workers is not None
+        if never or not any(preparation.constant[1:]):
             return None
         return Keeping(preparation.constant, preparation.boundaries, self._space, self.forecaster, settings.rounds,
                        settings.steps)
@@ -247,7 +258,7 @@ class TrainingState:
         """Restore these edges and their replicas to the checkpoint."""
         after = self.checkpoint
         for session in filter(self._check_min_cut, sessions):
-            replica = build_replica(session, self.recipe, self._device, self._built)
+            replica = self._new_replica(session)
             self.replicas[session.name] = replica
             replica.restore(after)
             self.forecaster.add_edge(session.name, self._layers_of(replica), replica.batch)

@@ -209,15 +209,16 @@ class Edge:
         if (len(data.train), len(data.held_out)) != (self._request.samples, self._request.held_out):
             self._request = self._request.model_copy(update={
                 "samples": len(data.train), "held_out": len(data.held_out), "statistics": _statistics(settings, data)})
-        credentials = settings.credentials
-        connection = connect(
-            settings.cloud, settings.source_port, min(CONNECT_ATTEMPT_S, settings.connect_timeout_s),
-            context=credentials.context, server_name=credentials.cloud_name if credentials.context else "",
-        )
-        self._cloud = CloudConnection(connection, credentials.shared_secret)
+        self._connect(settings.cloud)
         try:
             self._cloud.join(self._request)
-            return self._process_messages()
+            received = self._cloud.receive()
+            if isinstance(redirect := received.frame.message, messages.Redirect):
+                self._cloud.close()
+                self._connect((redirect.host, redirect.port))
+                self._cloud.join(self._request)
+                received = self._cloud.receive()
+            return self._process_messages(received)
         except (ConnectionLostError, NetworkError):
             raise
         except TrainerError as error:
@@ -237,9 +238,20 @@ class Edge:
             self._cloud.connection.send(messages.Failed(reason=reason, of_model=of_model))
             self._cloud.await_end(REPORT_TIMEOUT_S)
 
-    def _process_messages(self) -> str:
+    def _connect(self, address: tuple[str, int]) -> None:
+        """Connect to the cloud, or to one of its workers.
+
+        Raises: ConnectionLostError, NetworkError.
+        """
+        settings, credentials = self._settings, self._settings.credentials
+        connection = connect(
+            address, settings.source_port, min(CONNECT_ATTEMPT_S, settings.connect_timeout_s),
+            context=credentials.context, server_name=credentials.cloud_name if credentials.context else "",
+        )
+        self._cloud = CloudConnection(connection, credentials.shared_secret)
+
+    def _process_messages(self, received: ReceivedFrame) -> str:
         """Process the cloud's messages until it ends the run; return its reason."""
-        received = self._cloud.receive()
         while not isinstance(received.frame.message, messages.Stop):
             try:
                 self._handle(received)

@@ -100,6 +100,15 @@ class JoinAccepted(Message):
     proof: Proof | None = None
 
 
+class Redirect(Message):
+    """Cloud: this edge is served by a worker of the cloud; the edge connects there from the same port and joins again.
+    """
+
+    kind = 27
+    host: Annotated[str, Field(max_length=255)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
 class JoinRefused(Message):
     """Cloud: the request is refused; `retry`: a later one may be accepted."""
 
@@ -410,6 +419,7 @@ MESSAGES: dict[int, type[Message]] = {
         Collecting,
         JoinRequest,
         JoinAccepted,
+        Redirect,
         JoinRefused,
         Prepare,
         Ready,

@@ -103,8 +103,11 @@ class BandwidthProvider(Protocol):
     def remove_edge(self, edge: str) -> None:
         """Release the bandwidth of a lost edge; never raises, reports failures."""
 
-    def add_edge(self, edge: str, port: int) -> None:
-        """Add an edge that sends from `port`; it is part of the next plan."""
+    def add_edge(self, edge: str, port: int, cloud_port: int | None = None) -> None:
+        """Add an edge that sends from `port`, or replace it; it is part of the next plan.
+
+        `cloud_port`: the port that serves it if that is not the cloud's own.
+        """
 
     def release(self) -> None:
         """Release all bandwidth; never raises, reports failures."""
@@ -112,10 +115,11 @@ class BandwidthProvider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EdgeEndpoint:
-    """The host and the TCP port of an edge."""
+    """The host and the TCP port of an edge; `cloud_port`: the port that serves it, None: the cloud's own."""
 
     name: str
     port: int
+    cloud_port: int | None = None
 
 
 class AssumedBandwidth:
@@ -151,7 +155,7 @@ class AssumedBandwidth:
         """Plan without this edge."""
         self._names = [name for name in self._names if name != edge]
 
-    def add_edge(self, edge: str, port: int) -> None:  # noqa: ARG002
+    def add_edge(self, edge: str, port: int, cloud_port: int | None = None) -> None:  # noqa: ARG002
         """Plan with this edge."""
         self.remove_edge(edge)
         self._names.append(edge)

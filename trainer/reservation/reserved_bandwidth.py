@@ -188,10 +188,10 @@ class ReservedBandwidth:
         with self.held.lock:
             self.held.release_edge(edge)
 
-    def add_edge(self, edge: str, port: int) -> None:
+    def add_edge(self, edge: str, port: int, cloud_port: int | None = None) -> None:
         """Reserve for this edge from the next plan on."""
         others = (endpoint for endpoint in self.endpoints if endpoint.name != edge)
-        self.endpoints = [*others, EdgeEndpoint(edge, port)]
+        self.endpoints = [*others, EdgeEndpoint(edge, port, cloud_port)]
 
     def release(self) -> None:
         """Release the reservation once; if the controller does not answer, it expires with its lease."""
@@ -249,15 +249,15 @@ class ReservedBandwidth:
             return self._quote_planner.plan(controller, plan_for, edges, share, None, retries)
 
     def _flow_requests(self, rates: Rates) -> list[FlowRequest]:
-        ports = {endpoint.name: endpoint.port for endpoint in self.endpoints}
+        ports = {endpoint.name: (endpoint.port, endpoint.cloud_port or self.cloud_port) for endpoint in self.endpoints}
         flows, cloud = [], self.held.owner
         for edge, (up_bps, down_bps) in rates.items():
-            port = ports[edge]
+            port, cloud_port = ports[edge]
             up, down = ((bps, burst_bytes(bps), self.protection, BOUND_SLACK) for bps in (up_bps, down_bps))
             if up_bps:
-                flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, self.cloud_port, *up))
+                flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, cloud_port, *up))
             if down_bps:
-                flows.append(FlowRequest(f"{edge}-down", cloud, edge, self.cloud_port, port, *down))
+                flows.append(FlowRequest(f"{edge}-down", cloud, edge, cloud_port, port, *down))
         return flows
 
     def _grant_for(

@@ -1,0 +1,286 @@
+"""The workers of the cloud as actors on a Ray cluster: the only module that imports Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+
+from trainer.cloud.edge_acceptor import JoinRefusedError
+from trainer.cloud.edge_worker import CredentialsLoader, EdgeWorker, WorkerEvent
+from trainer.cloud.remote_edge import RemoteConnection
+from trainer.errors import ConnectionLostError, RayUnavailableError
+from trainer.protocol import messages
+from trainer.transport.clock_sync import PingTimes, best_offset_s
+from trainer.transport.connection import Disconnected
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ModuleNotFoundError as error:
+    raise RayUnavailableError("Ray is not installed; install it: pip install 'paceline[ray]'.") from error
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 180.0
+"""Time for all workers to start: each imports torch."""
+CALL_TIMEOUT_S = 120.0
+POLL_S = 5.0
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Of a cluster of its own; Ray writes what is more to disk."""
+PINGS = 8
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+_ray: Any = ray  # its own types are incomplete
+
+
+class WorkerActor:
+    """A worker in a process of Ray."""
+
+    def __init__(self, host: str | None, credentials: CredentialsLoader, device: str) -> None:
+        self._host = host or str(_ray.util.get_node_ip_address())
+        self._worker = EdgeWorker(self._host, credentials(), device)
+
+    def describe(self) -> tuple[str, int, str, int, str]:
+        """Return address, machine and process of the worker, and what tells the machine's clock from others."""
+        return self._host, self._worker.port, socket.gethostname(), os.getpid(), BOOT_ID.read_text()
+
+    def clock_s(self) -> float:
+        """Return the time on its machine."""
+        return time.time()
+
+    def prepare(self, recipe: messages.Prepare) -> None:
+        """Build the model."""
+        self._worker.prepare(recipe)
+
+    def expect(self, edge: str, ticket: int) -> None:
+        """Admit one connection of an edge."""
+        self._worker.expect(edge, ticket)
+
+    def call(self, edge: str, ticket: int, method: str, *arguments: Any) -> Any:
+        """Call a method for an edge; one that is not there any more counts as lost."""
+        return self._worker.call(edge, ticket, method, *arguments)
+
+    @ray.method(concurrency_group="events")
+    def events(self) -> list[tuple[str, int, WorkerEvent]]:
+        """Wait for events; return none after POLL_S."""
+        return self._worker.events(time.monotonic() + POLL_S)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._worker.close()
+
+
+class SharedTensors:
+    """Tensors in the object store; what is used by several calls in a row is stored once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Mapping[str, Tensor], Any] | None = None
+        self._lock = threading.Lock()
+
+    def reference(self, tensors: Mapping[str, Tensor]) -> Any:
+        """Return a reference to these tensors; the same for the same mapping as last time."""
+        with self._lock:
+            if self._last is None or self._last[0] is not tensors:
+                self._last = tensors, ray.put(dict(tensors))
+            return self._last[1]
+
+
+class RayWorker:
+    """One worker; implements `WorkerHandle`. `is_lost`: its process has ended."""
+
+    def __init__(self, name: str, actor: Any, shared: SharedTensors) -> None:
+        self.name = name
+        self._actor = actor
+        host, port, machine, self.pid, boot_id = ray.get(actor.describe.remote(), timeout=START_TIMEOUT_S)
+        self.address = host, port
+        self.machine = machine
+        self.offset_s = 0.0 if boot_id == BOOT_ID.read_text() else self._measure_offset_s()
+        self.is_lost = False
+        self.links: dict[tuple[str, int], RemoteConnection] = {}
+        self.shared = shared.reference
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def _measure_offset_s(self) -> float:
+        times = []
+        for _ in range(PINGS):
+            sent_s = time.time()
+            worker_s = ray.get(self._actor.clock_s.remote(), timeout=CALL_TIMEOUT_S)
+            times.append(PingTimes(sent_s, worker_s, worker_s, time.time()))
+        return best_offset_s(times)
+
+    def expect(self, edge: str, ticket: int) -> RemoteConnection:
+        """Have the worker admit an edge from now on; return its connection.
+
+        Raises: ConnectionLostError if the worker is lost.
+        """
+        link = RemoteConnection(self, edge, ticket)
+        self.links = {key: other for key, other in self.links.items() if key[0] != edge} | {(edge, ticket): link}
+        try:
+            ray.get(self._actor.expect.remote(edge, ticket), timeout=CALL_TIMEOUT_S)
+        except RayError as error:
+            self.is_lost = True
+            raise ConnectionLostError(f"{self.name} of the cloud was lost.") from error
+        return link
+
+    def prepare(self, recipe: messages.Prepare) -> Any:
+        """Build the model; returns what `ray.get` waits for."""
+        return self._actor.prepare.remote(recipe)
+
+    def tell(self, edge: str, ticket: int, method: str, *arguments: Any) -> None:
+        """Call a method for an edge without waiting; calls are carried out in order."""
+        self._actor.call.remote(edge, ticket, method, *arguments)
+
+    def ask(self, edge: str, ticket: int, method: str, *arguments: Any) -> Any:
+        """Call a method for an edge and return its result.
+
+        Raises: ConnectionLostError if the worker is lost, what the method raises.
+        """
+        try:
+            return ray.get(self._actor.call.remote(edge, ticket, method, *arguments), timeout=CALL_TIMEOUT_S)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayError as error:
+            raise ConnectionLostError(f"{self.name} of the cloud was lost.") from error
+
+    def close(self) -> None:
+        """End the worker after it has carried out all calls."""
+        if not self.is_lost:
+            with contextlib.suppress(RayError):
+                ray.get(self._actor.close.remote(), timeout=POLL_S)
+        self.is_lost = True
+        ray.kill(self._actor)
+
+    def _receive(self) -> None:
+        """Pass on events until the worker ends."""
+        while not self.is_lost:
+            try:
+                events = ray.get(self._actor.events.remote())
+            except Exception as error:  # noqa: BLE001 - whatever it is, the worker cannot be used any more
+                if not self.is_lost:
+                    log.warning("worker=%s lost=%r", self.name, str(error).partition("\n")[0])
+                    self.is_lost = True
+                    for link in list(self.links.values()):
+                        link.handle(Disconnected(f"{self.name} of the cloud (process {self.pid} on {self.machine}) "
+                                                 "was lost.", None))
+                return
+            for edge, ticket, event in events:
+                if (addressed := self.links.get((edge, ticket))) is not None:
+                    addressed.handle(event)
+
+
+class RayWorkers:
+    """The workers of a run; a context manager that ends them, and a cluster that was started for it."""
+
+    def __init__(
+        self, address: str, workers: int | None, edges: int, host: str, credentials: CredentialsLoader, device: str,
+        reserves: bool, notify: Callable[[str], None],
+    ) -> None:
+        """Start the workers; `host`: where the training loop listens. `reserves`: bandwidth is reserved to that host.
+
+        Raises: RayUnavailableError.
+        """
+        self._address = address
+        self._places: dict[str, RayWorker] = {}
+        self._tickets = itertools.count(1)
+        self._lock = threading.Lock()
+        self._connect()
+        try:
+            cpus = int(_ray.cluster_resources().get("CPU", 1))
+            number = workers or max(1, min(cpus, edges))
+            nodes = [node for node in _ray.nodes() if node["Alive"]]
+            bound = host if len(nodes) == 1 and host != "0.0.0.0" else None
+            remote = _ray.remote(num_cpus=1, num_gpus=1 if device == "cuda" else 0, max_restarts=0,
+                                 scheduling_strategy="SPREAD", concurrency_groups={"events": 1})(WorkerActor)
+            actors = [remote.remote(bound, credentials, device) for _ in range(number)]
+            ready, _ = ray.wait([actor.describe.remote() for actor in actors], num_returns=number,
+                                timeout=START_TIMEOUT_S)
+            if len(ready) < number:
+                raise RayUnavailableError(f"The Ray cluster {address} has started {len(ready)} of {number} workers "
+                                          f"within {START_TIMEOUT_S:g} s; it has {cpus} CPUs. Lower --ray-workers.")
+            shared = SharedTensors()
+            self.workers = [RayWorker(f"worker{place}", actor, shared) for place, actor in enumerate(actors, 1)]
+            elsewhere = [worker for worker in self.workers if worker.address[0] != host]
+            if reserves and elsewhere:
+                raise RayUnavailableError(f"{elsewhere[0].name} listens on {elsewhere[0].address[0]}; reservations go "
+                                          f"to the cloud's node at {host}. Give --ray local, or --best-effort.")
+        except BaseException as error:
+            ray.shutdown()
+            if isinstance(error, RayError):
+                sentence = f"The workers on {address} cannot be started: {_first_line(error)}"
+                raise RayUnavailableError(sentence) from error
+            raise
+        for worker in self.workers:
+            notify(f"{worker.name} of the cloud: process {worker.pid} on {worker.machine}, listens on "
+                   f"{worker.address[0]}:{worker.address[1]}.")
+
+    def _connect(self) -> None:
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        own = {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        try:
+            _ray.init(address=self._address, log_to_driver=False, logging_level="error",
+                     **(own if self._address == "local" else {}))
+        except (ConnectionError, RayError, ValueError, RuntimeError) as error:
+            raise RayUnavailableError(f"No Ray cluster at {self._address}: {_first_line(error)} Start one: "
+                                      "ray start --head; or give --ray local.") from error
+        finally:
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this process before it has released
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for worker in self.workers:
+            worker.close()
+        ray.shutdown()
+
+    def place(self, requests: Sequence[messages.JoinRequest], recipe: messages.Prepare) -> None:
+        """Assign a worker to every edge; all workers build the model.
+
+        Raises: RayUnavailableError if a worker is lost.
+        """
+        try:
+            ray.get([worker.prepare(recipe) for worker in self.workers], timeout=CALL_TIMEOUT_S)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayError as error:
+            raise RayUnavailableError(f"A worker was lost at its start: {_first_line(error)}") from error
+        with self._lock:
+            self._places = {request.edge: self.workers[number % len(self.workers)]
+                            for number, request in enumerate(requests)}
+
+    def expect(self, edge: str) -> RemoteConnection:
+        """Have an edge's worker expect it; an edge whose worker is lost gets the one with the fewest edges.
+
+        Raises: JoinRefusedError if no worker is left.
+        """
+        with self._lock:
+            while left := [worker for worker in self.workers if not worker.is_lost]:
+                if self._places.get(edge) not in left:
+                    served = Counter(worker.name for worker in self._places.values())
+                    self._places[edge] = min(left, key=lambda worker: served[worker.name])
+                with contextlib.suppress(ConnectionLostError):
+                    return self._places[edge].expect(edge, next(self._tickets))
+            raise JoinRefusedError("all workers of the cloud are lost.")
+
+
+def _first_line(error: BaseException) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return line if line.endswith(".") else f"{line}."
