@@ -91,13 +91,14 @@ class _LinkCalendar:
 
     def with_booking(self, booking: Booking) -> _LinkCalendar:
         bookings = self.by_reservation.get(booking.reservation_id)
-        conditional = self.conditional + (not booking.is_unconditional)
+        conditional = self.conditional + (booking.window is not None or bool(booking.failures))
+        start_s, end_s = booking.start_s, booking.end_s
         return _LinkCalendar(
             self.by_reservation.set(booking.reservation_id, (booking,) if bookings is None else (*bookings, booking)),
             conditional,
             self.total_bps + booking.rate_bps,
-            max(self.latest_start_s, booking.start_s),
-            min(self.earliest_end_s, booking.end_s),
+            start_s if start_s > self.latest_start_s else self.latest_start_s,
+            end_s if end_s < self.earliest_end_s else self.earliest_end_s,
             None if conditional or self._steps is None else _adjusted(*self._steps, booking, booking.rate_bps),
         )
 

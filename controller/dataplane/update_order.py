@@ -14,7 +14,7 @@ from enum import Enum, IntEnum
 from typing import Literal
 
 from controller.dataplane.entries import Entry, FlowEntry, MeterEntry
-from controller.dataplane.fragment_entries import counts_fragments
+from controller.dataplane.fragment_entries import FRAGMENT_PRIORITY
 from controller.dataplane.meter_tokens import TokenMove
 from controller.domain.frozen import frozen
 from controller.domain.reservation import FIRST_METER_ID
@@ -107,10 +107,8 @@ def _meter_phase(intended: MeterEntry, applied: MeterEntry) -> Phase:
 
 
 def _flow_phase(intended: FlowEntry, applied: FlowEntry | None) -> Phase:
-    if counts_fragments(("flow", intended.key)):
-        return Phase.LAY
     if intended.table == 0:
-        return Phase.OPEN
+        return Phase.LAY if intended.priority == FRAGMENT_PRIORITY else Phase.OPEN
     if applied is None or applied._replace(cookie=intended.cookie) == intended:
         return Phase.LAY
     return Phase.TURN
