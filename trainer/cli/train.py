@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import ipaddress
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -26,9 +27,9 @@ from trainer.cli.options import (
     training_options,
 )
 from trainer.cli.preflight import check_names, check_run
-from trainer.config.partitioning import COLLECT_HELP, DATA_HELP, PARTITION_HELP, parse_partitioning
+from trainer.config.partitioning import COLLECT_HELP, DATA_HELP, DATA_SETS, PARTITION_HELP, parse_partitioning
 from trainer.config.settings import CLOUD_PORT, RunSettings
-from trainer.errors import NetworkError, UsageError
+from trainer.errors import NetworkError, TrainerError, UsageError
 from trainer.processes import launch, limits
 from trainer.records.resume import last_reservation, resumed_settings
 from trainer.records.run_control import registered
@@ -125,7 +126,7 @@ def train(
     url = controller or (running.controller_url if running else None)
     echo(_where(running, edges, None if settings.best_effort else url))
     echo("Loading PyTorch.")
-    preload()
+    preload(settings)
     echo(f"Loading the data ({settings.data}) and checking the model on it.")
     notes = check_run(settings, names)
     directory = resume or new_run_directory(runs_dir)
@@ -169,14 +170,27 @@ def _where(running: running_emulation.RunningEmulation | None, edges: int, url: 
     return f"Training on the emulated map {running.map_name}: {reserved}"
 
 
-def preload() -> None:
-    """Import the modules of cloud and edges once, before the processes are forked."""
+def preload(settings: RunSettings | None = None) -> None:
+    """Import the modules of cloud and edges once, before the processes are forked, and meanwhile load built-in data."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    importlib.import_module("trainer.data.load")  # with all that two threads must not import at a time
+    loading = threading.Thread(target=_load_builtin, args=(settings,))
+    loading.start()
     for module in (
         "trainer.cloud.training_loop", "trainer.edge.training_loop", "trainer.records.progress",
         "trainer.reservation.reserved_bandwidth",
     ):
         importlib.import_module(module)
+    loading.join()
+
+
+def _load_builtin(settings: RunSettings | None) -> None:
+    """Load built-in data; what fails is told by the check of the run."""
+    from trainer.data.load import preload as preload_data
+
+    if settings is not None and settings.collect is None and settings.data in DATA_SETS:
+        with contextlib.suppress(TrainerError):
+            preload_data(settings.data, settings.seed)
 
 
 def _secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> list[str]:

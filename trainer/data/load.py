@@ -12,9 +12,13 @@ _preloaded: dict[tuple[str, int], DataSet] = {}
 
 
 def preload(data: str, seed: int) -> DataSet:
-    """Load a data set and keep it for `load`, here and in processes that are forked from this one."""
+    """Load a data set and keep it for `load`, here and in processes that are forked from this one.
+
+    A built-in one that is kept already is not loaded again.
+    """
+    known = _preloaded.get((data, seed)) if data in builtin.LOADERS else None
     _preloaded.clear()
-    _preloaded[data, seed] = loaded = load(data, seed)
+    _preloaded[data, seed] = loaded = load(data, seed) if known is None else known
     return loaded
 
 

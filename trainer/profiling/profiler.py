@@ -21,7 +21,7 @@ from trainer.profiling.predictor import MAX_SLOWDOWN, ComputeProfile, LayerSecon
 from trainer.profiling.stopwatch import Stopwatch
 
 BENCHMARK_S = 0.1
-PROFILING_S = 0.4
+PROFILING_S = 0.2
 DEFAULT_OPTIMIZER = OptimizerConfig()
 
 
