@@ -39,7 +39,7 @@ SCHEMES = {
     PEER: Scheme(FIRST_FIT, by="hops/efficiency"),
     "no moves, slots x links": Scheme(TUNED),
     "no moves, gap-aware": Scheme(GAP_AWARE),
-    "1 move, slot": Scheme(GAP_AWARE, policy=MovePolicy(max_moves=1, may_reroute=False)),
+    "1 move, slot": Scheme(GAP_AWARE, policy=MovePolicy(max_moves=1, may_reroute=False, request_routes=30)),
     "<= 3 moves, slot": Scheme(GAP_AWARE, policy=MovePolicy(may_reroute=False)),
     "1 move, slot or route": Scheme(GAP_AWARE, policy=MovePolicy(max_moves=1)),
     FULL: Scheme(GAP_AWARE, policy=MovePolicy()),

@@ -11,6 +11,7 @@ from controller.calculus.network_bounds import Bound
 from controller.domain.reservation import Flow, Placement
 from controller.errors import LatencyNotMet
 
+MAY_BE_LOWER = "A bound by linear programmes (`analysis`) may be lower."
 LARGEST_GAIN = 10.0
 """Linear programmes are not solved where they would have to divide a bound by more."""
 
@@ -56,6 +57,9 @@ def check_limit(
     if violation is not None and carried.by_programmes and may_solve_programmes and _may_gain(violation):
         violation = violation_of(bounds.bound(key))
     if violation is not None:
+        is_own_rate = placement is None and flow.requirement.transfer_bytes is None
+        if is_own_rate and not carried.by_programmes and _may_gain(violation):
+            raise LatencyNotMet(f"{violation.detail} {MAY_BE_LOWER}", **violation.facts)
         raise violation
 
 

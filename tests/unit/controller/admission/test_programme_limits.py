@@ -8,6 +8,7 @@ import pytest
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
 from controller.admission.counter_offer import decide_with_offer
+from controller.admission.limit_checks import MAY_BE_LOWER
 from controller.admission.live_reservations import LiveReservations
 from controller.booking.calendar import Calendar
 from controller.calculus import programme_bounds
@@ -67,6 +68,11 @@ def test_a_limit_between_both_bounds_is_met_by_linear_programmes_only(
     refused = decided(request("r-2", flow("up", "edge1", limit_us, by_programmes=False)), *others)
     assert isinstance(refused, Rejected)
     assert isinstance(refused.error, LatencyNotMet)
+    assert refused.error.detail.endswith(MAY_BE_LOWER)
+    hopeless = decided(request("r-2", flow("up", "edge1", smaller_us / 20, by_programmes=False)), *others)
+    assert isinstance(hopeless, Rejected)
+    assert isinstance(hopeless.error, LatencyNotMet)
+    assert MAY_BE_LOWER not in hopeless.error.detail
     admitted = decided(request("r-2", flow("up", "edge1", limit_us)), *others)
     assert isinstance(admitted, Admitted)
     assert admitted.placements[0].accumulated_latency_us == pytest.approx(smaller_us)
