@@ -91,6 +91,9 @@ def to_array(value: object, key: str, source: str) -> npt.NDArray[np.generic]:
     try:
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu()
+        if np.ma.is_masked(value):
+            raise DataError(f"{key} of {source} is a masked array with values left out; fill them, or leave their "
+                            "samples out.")
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{key} of {source} is {type(value).__name__}, not an array: {error}") from error
@@ -113,6 +116,9 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
         notes.append(f"X of {source} has its channels last; it is read as (N, C, H, W) = {values.shape}.")
     inputs = check_inputs(values, source)
     labels = check_targets(arrays["y"], len(inputs), source) if vocabulary is None else arrays["y"]
+    if labels.dtype == np.int64 and labels.shape[1:] == (1,):
+        labels = labels.ravel()
+        notes.append(f"y of {source} has the shape {arrays['y'].shape}; it is read as one class of each sample.")
     if labels.dtype == np.int64 and vocabulary is None:
         notes += _check_classes(labels, source)
     for name in ARRAY_NAMES[2:]:

@@ -267,6 +267,13 @@ def test_images_with_their_channels_last_are_taken() -> None:
     assert to_data_set(arrays(X=images.reshape(20, 3, 5, 4)), "data", 1).notes == ()
 
 
+def test_classes_in_a_column_are_read_as_one_of_each_sample() -> None:
+    column = np.arange(20).reshape(20, 1) % 3
+    data = to_data_set(arrays(y=column), "data", 1)
+    assert sorted(data.train.labels.tolist() + data.held_out.labels.tolist()) == sorted(column.ravel().tolist())
+    assert data.notes == ("y of data has the shape (20, 1); it is read as one class of each sample.",)
+
+
 def test_held_out_samples_of_no_training_edge_are_refused() -> None:
     owners = np.array(["a", "b"] * 8 + ["server"] * 4)
     data = to_data_set(arrays(split=np.array(["train"] * 16 + ["test"] * 4), edge=owners), "data", 1)
@@ -277,9 +284,12 @@ def test_held_out_samples_of_no_training_edge_are_refused() -> None:
 def test_data_that_cannot_become_an_array_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("user_data")
     module.ragged = lambda: ([[1.0], [1.0, 2.0]], [0, 1])  # type: ignore[attr-defined]
+    module.masked = lambda: (np.ma.masked_greater(np.arange(20.0).reshape(10, 2), 8), np.arange(10) % 2)  # type: ignore[attr-defined]
     module.failing = lambda: dict[str, int]()["X"]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "user_data", module)
     with pytest.raises(DataError, match="X of user_data:ragged is list, not an array"):
         load("user_data:ragged", 1)
+    with pytest.raises(DataError, match="X of user_data:masked is a masked array with values left out"):
+        load("user_data:masked", 1)
     with pytest.raises(UsageError, match=r"user_data:failing failed: KeyError: 'X' \(test_datasets.py, line \d+\)"):
         load("user_data:failing", 1)
