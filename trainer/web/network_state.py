@@ -47,6 +47,8 @@ class NetworkState:
     alarms: tuple[Happening, ...] = ()
     history: deque[Happening] = field(default_factory=lambda: deque(maxlen=HISTORY_KEPT))
     versions: Counter[str] = field(default_factory=Counter)
+    in_step: dict[str, bool] = field(default_factory=dict)
+    """Of switches that events told of."""
 
     def touch(self, *topics: str) -> None:
         """Count a change of these topics."""
@@ -68,7 +70,8 @@ class NetworkState:
             case "alarm" if data["state"] in ("up", "out_of_service"):
                 self._change_span(str(data["span"]), in_service=data["state"] == "up")
             case "switch":
-                self._change_node(data["switch"], up=data["state"] == "in_step")
+                self.in_step[data["switch"]] = data["state"] == "in_step"
+                self._change_node(data["switch"], up=self.in_step[data["switch"]])
             case "reservation":
                 self._change_reservation(data, at_s)
             case "bounds" if self.has_version(data):
@@ -76,7 +79,7 @@ class NetworkState:
         happening = Happening(at_s, event.kind, sentence(event), data.get("id"))
         self.history.append(happening)
         self.touch("history")
-        if _is_alarm(event):
+        if self._is_alarm(event):
             self.alarms = (happening, *self.alarms[: ALARMS_KEPT - 1])
             self.touch("alarms")
 
@@ -126,16 +129,25 @@ class NetworkState:
             del merged[id_]
         self.replace(reservations=merged)
 
+    def _is_alarm(self, event: Event) -> bool:
+        """Whether somebody should look at it.
+
+        That a switch was read back and held what it should is none, nor that one lacks entries which is only being
+        brought in step: a new one, or one that has restarted.
+        """
+        data = event.data
+        if event.kind != "reconcile":
+            return event.kind in _ALARM_KINDS
+        return bool(data["wrong"] or data["foreign"] or (data["missing"] and self._is_in_step(data["switch"])))
+
+    def _is_in_step(self, switch: str) -> bool:
+        if switch in self.in_step or self.network is None:
+            return self.in_step.get(switch, False)
+        return any(node["name"] == switch and node["up"] for node in self.network["nodes"])
+
     def history_of(self, reservation: str) -> list[Happening]:
         """Return what happened to a reservation, newest first."""
         return [happening for happening in reversed(tuple(self.history)) if happening.reservation == reservation]
-
-
-def _is_alarm(event: Event) -> bool:
-    """Whether somebody should look at it; that a switch was read back and held what it should is none."""
-    if event.kind == "reconcile":
-        return any(event.data[kind] for kind in ("missing", "wrong", "foreign"))
-    return event.kind in _ALARM_KINDS
 
 
 def span_of(link: Json) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import Request
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 
 from trainer.errors import TrainerError
@@ -22,7 +23,7 @@ from trainer.web.map_layout import WIDTH, Span, lay_out, path_points
 from trainer.web.network_state import LIVE, NetworkState, span_of
 from trainer.web.pages import Pages, View
 from trainer.web.spectrum import spectrum
-from trainer.web.templating import render
+from trainer.web.templating import Pieces, render
 
 Json = dict[str, Any]
 Paths = tuple[tuple[str, tuple[str, ...]], ...]
@@ -48,6 +49,8 @@ class NetworkViews:
         self._readings = CounterReadings()
         self._link_rates = LinkRates(self._read_links)
         self._rendered: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._reservation_rows = Pieces("reservation_row.html", "row")
+        self._link_rows, self._map_spans = Pieces("link_row.html", "span"), Pieces("map_span.html", "span")
 
     def add_to(self, pages: Pages) -> None:
         """Register the pages about the network."""
@@ -98,13 +101,26 @@ class NetworkViews:
             return render("waiting.html", url=self._url)
         layout = lay_out(network)
         lines = [(kind, path_points(list(path), layout)) for kind, path in paths]
-        return render("map.html", network=network, layout=layout, width=WIDTH, paths=lines, marked=marked, flows=flows)
+        spans = self._map_spans if marked is None else Pieces("map_span.html", "span")
+        drawn = Markup("").join(
+            spans.render({span.name: span for span in group}, is_marked=is_marked)
+            for is_marked, group in (
+                (False, [span for span in layout.spans if span.name != marked]),
+                (True, [span for span in layout.spans if span.name == marked]),
+            )
+            if group
+        )
+        return render("map.html", network=network, layout=layout, width=WIDTH, paths=lines, spans=drawn, flows=flows)
 
     def _flow_form(self) -> Fragment:
         return self._fragment("flow-form", {"network"}, lambda: render("flow_form.html", hosts=self._hosts()))
 
     def _links(self) -> Fragment:
-        return self._fragment("links", {"network"}, lambda: render("links.html", spans=self._spans()))
+        def table() -> str:
+            spans = self._spans()
+            return render("links.html", spans=spans, rows=self._link_rows.render({span.name: span for span in spans}))
+
+        return self._fragment("links", {"network"}, table)
 
     def _flowing(self) -> Fragment:
         """What flows on every span, which the page puts into map and table: they are not sent anew for it."""
@@ -137,12 +153,13 @@ class NetworkViews:
                 key=lambda row: (row["state"] in LIVE, row["created_at"]),
             )
             live = sum(row["state"] in LIVE for row in rows)
+            shown = {row["id"]: row for row in rows[:ROWS_SHOWN]}
             return render(
                 "reservations.html",
-                rows=rows[:ROWS_SHOWN],
+                rows=self._reservation_rows.render(shown, live_states=LIVE),
+                shown=len(shown),
                 live=live,
-                live_states=LIVE,
-                hidden=max(0, len(rows) - ROWS_SHOWN),
+                hidden=len(rows) - len(shown),
             )
 
         return self._fragment("reservations", {"reservations"}, table)

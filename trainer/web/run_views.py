@@ -76,8 +76,23 @@ class RunViews:
     def _compare(self, request: Request) -> View | None:
         names = request.query_params.getlist("run")[:COMPARED]
         runs = [run for name in names if (run := self._store.get(name)) is not None]
-        values = {"runs": [run.facts() for run in runs], "charts": charts(runs)}
+        left_out = len(request.query_params.getlist("run")) - len(names)
+        values = {"runs": [run.facts() for run in runs], "charts": charts(runs), "settings": differing(runs),
+                  "left_out": left_out, "compared": COMPARED}  # fmt: skip
         return View("compare.html", "Runs side by side", "/runs", (), values)
+
+
+def differing(runs: list[FollowedRun]) -> dict[str, list[str]]:
+    """The settings in which these runs differ, apart from those that are shown anyway: name -> the value of each."""
+    names = dict.fromkeys(name for run in runs for name in run.config if name not in ("rounds", "map_name", "model"))
+    values = {name: [_setting(run.config.get(name)) for run in runs] for name in names}
+    return {name.replace("_", " "): found for name, found in values.items() if len(set(found)) > 1}
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return "-"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def progress(run: FollowedRun) -> Json | None:
@@ -132,7 +147,9 @@ def charts(runs: list[FollowedRun]) -> list[Chart]:
     made = [
         line_chart("Loss", _series(runs, "loss", _losses), "round"),
         line_chart(metric.capitalize(), _series(runs, metric, _metric_points), "seconds of training", target),
-        line_chart(
+        None
+        if not any(run.promises["made"] for run in runs)
+        else line_chart(
             "Transfers beyond their bound, in total", _series(runs, "transfers", _broken), "round", from_zero=True
         ),
         line_chart("Time of a step, ms", _series(runs, "step", _step_times), "round", from_zero=True),

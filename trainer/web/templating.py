@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 NOT_KNOWN = "-"
 
@@ -29,6 +31,27 @@ def environment() -> jinja2.Environment:
 def render(template: str, **values: Any) -> str:
     """Render a template."""
     return environment().get_template(template).render(values)
+
+
+class Pieces:
+    """Renders a template for each of several things, and only those anew that have changed: rows, spans."""
+
+    def __init__(self, template: str, name: str) -> None:
+        """`name`: of the thing in the template."""
+        self._template, self._name = template, name
+        self._kept: dict[str, tuple[object, str]] = {}
+
+    def render(self, things: Mapping[str, object], **values: Any) -> Markup:
+        """Return all pieces in order; `things`: by a name that stays. `values` must be the same at every call."""
+        kept = {}
+        for key, thing in things.items():
+            before = self._kept.get(key)
+            is_same = before is not None and before[0] == thing
+            kept[key] = before if before is not None and is_same else (
+                thing, render(self._template, **{self._name: thing}, **values)
+            )
+        self._kept = kept
+        return Markup("".join(html for _, html in kept.values()))
 
 
 def mbps(rate_bps: float) -> str:

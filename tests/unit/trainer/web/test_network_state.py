@@ -42,6 +42,18 @@ def test_a_switch_that_held_what_it_should_is_no_alarm(state: NetworkState) -> N
     assert len(state.history) == 2
 
 
+def test_what_a_switch_lacks_is_an_alarm_only_while_it_is_in_step(state: NetworkState) -> None:
+    lacks = Event("1-1", "reconcile", {"switch": "s1", "missing": 40, "wrong": 0, "foreign": 0})
+    alarms = []
+    state.replace(network=None)
+    for kind in ("in_step", "out_of_step", "in_step"):
+        state.apply(lacks, 5.0)  # at first a new switch; later one that has restarted
+        alarms.append(len(state.alarms))
+        state.apply(Event("1-1", "switch", {"switch": "s1", "state": kind}), 5.0)
+    state.apply(lacks, 5.0)
+    assert (alarms, len(state.alarms)) == ([0, 1, 1], 2)
+
+
 def test_an_older_event_does_not_undo_a_newer_reading(state: NetworkState) -> None:
     state.put_reservations({"r-1": reservation("r-1", version=3, state="released")})
     state.apply(Event("1-1", "reservation", {"id": "r-1", "version": 2, "state": "active", "reason": None}), 5.0)
