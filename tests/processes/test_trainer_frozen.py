@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,21 @@ def test_segments_of_a_frozen_part_are_sent_in_the_first_epoch_only(tmp_path: Pa
         value_bytes = rows[0]["segment_bytes"] / batch
         assert sum(row["saved_bytes"] for row in rows) == (visits - held["samples"]) * value_bytes
         assert rows[-1]["uplink_ms"]["measured"] is None
+
+
+def test_held_out_samples_of_kept_segments_are_evaluated_in_the_cloud(tmp_path: Path) -> None:
+    """The segments are sent once; metric, confusion and model are those of evaluations on the edges."""
+    runs = []
+    for number, flags in enumerate(((), ("--keep-segments", "never"))):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        runs.append(train(directory, [[2, 1]] * 6, "--average-every", "2", *flags))
+    kept, anew = runs
+    assert [row["metric"] for row in kept.summary["rounds"]] == [row["metric"] for row in anew.summary["rounds"]]
+    assert kept.summary["confusion"] == anew.summary["confusion"]
+    for name, value in anew.model.items():
+        torch.testing.assert_close(kept.model[name], value, rtol=1e-4, atol=1e-5)
+    lines = [(tmp_path / number / "run" / "run" / "events.jsonl").read_text().splitlines() for number in ("0", "1")]
+    events = [list(map(json.loads, found)) for found in lines]
+    assert [[event["edges"] for event in found if event["event"] == "held_out_kept"] for found in events] == [
+        [["edge1", "edge2"]], []]

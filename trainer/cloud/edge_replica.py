@@ -30,7 +30,7 @@ class EdgeReplica:
     """The cloud's model for one edge. `batch`: samples per mini-batch; `max_cut`: limit after the edge was late.
 
     `joint`: of every layer whether it can run on the rows of several edges at once. `kept`: segments that the edge need
-    not send again.
+    not send again; `held_out`: those of its held-out samples.
     """
 
     session: EdgeSession
@@ -45,6 +45,7 @@ class EdgeReplica:
     integers: tuple[int, int] | None = None
     max_cut: int | None = None
     kept: KeptSegments | None = None
+    held_out: KeptSegments | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +66,13 @@ class EdgeReplica:
     def has_tail_gradients(self) -> bool:
         """Whether the edge sends the gradients of its tail's inputs: some layer before its tail is trained."""
         return self._tail is not None and bool(self.boundaries[self._tail].trained)
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether the segments of all its held-out samples are kept, as those in training are."""
+        kept, held_out = self.kept, self.held_out
+        return (kept is not None and held_out is not None and (held_out.cut, held_out.codec) == (kept.cut, kept.codec)
+                and held_out.sent.count == self.session.held_out)
 
     @property
     def shares_trunk(self) -> bool:

@@ -10,6 +10,8 @@ from torch import Tensor
 from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
+from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.held_out import HeldOutSegments
 from trainer.cloud.private_averaging import PrivacyAccount, private_mean
 from trainer.cloud.secure_averaging import SecureAveraging
 from trainer.config.settings import RunSettings
@@ -40,10 +42,11 @@ class ModelAveraging:
 
     def __init__(
         self, settings: RunSettings, edge_manager: EdgeManager, record: RunRecord, recipe: messages.Prepare,
-        replicas: Mapping[str, EdgeReplica], privacy: PrivacyAccount | None,
+        replicas: Mapping[str, EdgeReplica], privacy: PrivacyAccount | None, held_out: HeldOutSegments,
     ) -> None:
         """`replicas`: of all edges, as they are at the time of an averaging. `privacy`: None: the mean is not private.
         """
+        self.held_out = held_out
         self._settings = settings
         self._edge_manager = edge_manager
         self._record = record
@@ -144,8 +147,14 @@ class ModelAveraging:
         """Continue from the global model on all nodes; return the edges' evaluations of it."""
         for replica in self._replicas.values():
             replica.load_model(model)
-        self._edge_manager.send_all(messages.GlobalModel(round=number), model)
-        return self._collect_counts()
+        in_cloud = {replica.name: replica for replica in self.held_out.collect(
+            [replica for replica in self._replicas.values() if self.held_out.are_used(replica)])}
+        others = [session for session in self._edge_manager.sessions if session.name not in in_cloud]
+        for session in others:
+            self._edge_manager.send(session, messages.GlobalModel(round=number), model)
+        counts = self._collect_counts(others)
+        return counts + [self.held_out.evaluate(replica) for name, replica in in_cloud.items()
+                         if self._replicas.get(name) is replica]
 
     def _record_confusion(self, number: int, counts: Sequence[messages.Evaluated]) -> None:
         """Record the held-out samples of all edges by true and predicted class, if every edge counted them."""
@@ -194,9 +203,10 @@ class ModelAveraging:
                 for weight, count in zip(weights, counts, strict=True)]
         return metric_value(self._recipe.objective, [sum(column) for column in zip(*rows, strict=True)], sum(weights))
 
-    def _collect_counts(self) -> list[messages.Evaluated]:
+    def _collect_counts(self, sessions: Sequence[EdgeSession]) -> list[messages.Evaluated]:
         counts = []
-        for session, count, _ in self._edge_manager.collect(messages.Evaluated, self._settings.step_timeout_s):
+        for session, count, _ in self._edge_manager.collect(messages.Evaluated, self._settings.step_timeout_s,
+                                                            among=sessions):
             try:
                 edge_checks.check_evaluated(count, session.held_out, self._recipe.objective, self._recipe.classes)
             except ProtocolError as error:

@@ -9,6 +9,7 @@ from torch import Tensor
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica, build_replica, build_shared
 from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.held_out import HeldOutSegments
 from trainer.cloud.keeping import Keeping
 from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
 from trainer.cloud.model_averaging import ModelAveraging
@@ -82,7 +83,9 @@ class TrainingState:
         self.replicas: dict[str, EdgeReplica] = {
             session.name: self._new_replica(session) for session in edge_manager.sessions
         }
-        self._averaging = ModelAveraging(settings, edge_manager, record, self.recipe, self.replicas, self.privacy)
+        self._held_out = HeldOutSegments(settings, edge_manager, record, self.recipe, self._space)
+        self._averaging = ModelAveraging(settings, edge_manager, record, self.recipe, self.replicas, self.privacy,
+                                         self._held_out)
 
     def _new_replica(self, session: EdgeSession) -> EdgeReplica:
         if self._edge_manager.workers is None:
@@ -218,7 +221,10 @@ class TrainingState:
             self.forecaster.update_cloud(cuts, [sum(e.cloud_s for e in step.edges.values()) for step in steps])
 
     def volumes(self) -> Volumes:
-        """Return the bytes of an averaging: every edge's layers up, with moments that are kept; the model down."""
+        """Return the bytes of an averaging: every edge's layers up, with moments that are kept; the model down.
+
+        Of an edge that is evaluated in the cloud: held-out segments that are missing up, nothing down.
+        """
         state = self._state_bytes(self.recipe.optimizer.values_per_averaged_parameter)
         values = sum(cost.sent_bytes for cost in self._preparation.costs)
         tail = len(state) if self.recipe.tail is None else self.recipe.tail
@@ -226,6 +232,8 @@ class TrainingState:
         for name, replica in self.replicas.items():
             mss_bytes = replica.session.planning_mss_bytes
             up, down = sum(state[: replica.cut]) + sum(state[tail:]), values
+            if self._held_out.are_used(replica):
+                up, down = up + self._held_out.missing_bytes(replica), 0
             if self.recipe.secure_aggregation:
                 names = value_names(replica)
                 up = ELEMENT_BYTES * length_of(replica.model.stage.state_dict(0, len(state)), names)

@@ -11,7 +11,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from trainer.errors import (
     TrainingFailedError,
     UserCodeError,
 )
+from trainer.models.boundary import Boundary
 from trainer.models.frozen import digest, initial_digest
 from trainer.models.objective import build_loss, confusion_counts, metric_size, metric_sums
 from trainer.models.optimizer import OptimizerConfig
@@ -49,7 +50,7 @@ from trainer.plugins import describe_error, is_plugin_name
 from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling import profiler
 from trainer.profiling.stopwatch import Stopwatch
-from trainer.protocol import messages
+from trainer.protocol import messages, segments
 from trainer.transport.backoff import pauses_s
 from trainer.transport.connection import ReceivedFrame, connect
 from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
@@ -196,6 +197,7 @@ class Edge:
         self._model: ClientModel
         self._step: EdgeStep
         self._evaluation: Evaluation
+        self._boundaries: Sequence[Boundary]
         self._recipe: messages.Prepare
         self._plan: messages.Plan
 
@@ -287,6 +289,8 @@ class Edge:
                 self._cloud.connection.send(messages.ModelUpdate(), self._model.export_layers())
             case messages.SumRequest() | messages.SumPeers() | messages.SumShares() | messages.Unmask() as message:
                 self._answer_in_sum(message)
+            case messages.CollectHeldOut() as collect:
+                self._send_held_out(collect.first)
             case messages.GlobalModel() as averaged:
                 self._model.stage.load_state_dict(received.frame.tensors)
                 if self._recipe.secure_aggregation:
@@ -336,6 +340,7 @@ class Edge:
         initial = initial_digest(layers, built.unchanging)
         self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer, built.unchanging), recipe.tail,
                                   build_loss(recipe.objective.loss))
+        self._boundaries = built.boundaries
         self._evaluation = Evaluation(self._model.stage, partial(_standardized, recipe=recipe))
         if self._prepared is not None and self._prepared[0] == recipe:
             inputs = self._prepared[1]
@@ -424,6 +429,26 @@ class Edge:
         if isinstance(message, messages.SumRequest) and message.pace_bytes_per_s is not None:
             self._cloud.connection.pace(message.pace_bytes_per_s)
         self._cloud.connection.send(*self._sums.reply(message, self._model))
+
+    def _send_held_out(self, first: int) -> None:
+        """Send the segments of a batch of held-out samples, with their targets, for the cloud to evaluate.
+
+        Raises: TrainingFailedError if this edge protects its labels, ProtocolError if there is no such sample.
+        """
+        self._require_plain("the segments of its held-out samples")
+        recipe, held_out, name = self._recipe, self._data.held_out, self._settings.name
+        if self._settings.protect_labels or recipe.tail is not None:
+            raise TrainingFailedError(f"The cloud requires the labels of {name}, which are protected.")
+        inputs = held_out.inputs[first : first + recipe.batch]
+        if not len(inputs):
+            raise ProtocolError(f"The cloud requires held-out sample {first} of {name}, which has {len(held_out)}.")
+        cut = self._model.cut
+        with self._evaluated:
+            values = self._model.stage.evaluate(_standardized(inputs, recipe), 0, cut)
+        tensors = segments.encode_segment("segment", values, self._boundaries[cut], len(inputs), self._plan.codec)
+        labels = held_out.labels[first : first + recipe.batch]
+        tensors["labels"] = segments.encode_labels(labels, recipe.objective.class_bytes)
+        self._cloud.connection.send(messages.HeldOut(first=first), tensors)
 
     def _evaluate(self) -> None:
         """Send the metric's sums over the held-out samples of this edge under the global model."""

@@ -197,9 +197,8 @@ class EdgeStep:
             tensors = segments.encode_segment("segment", values, self._boundaries[self._model.cut], len(samples),
                                               plan.codec)
             if self._model.tail is None:
-                labels = self._labels[samples]
-                tensors["labels"] = labels if labels.dtype.is_floating_point else labels.to(
-                    segments.CLASS_TYPES[self._recipe.objective.class_bytes])
+                tensors["labels"] = segments.encode_labels(self._labels[samples],
+                                                           self._recipe.objective.class_bytes)
             progress.forwarded += 1
         return tensors
 

@@ -394,6 +394,21 @@ class Evaluated(Message):
     confusion: Annotated[tuple[Count, ...], Field(max_length=MAX_CONFUSION_CLASSES**2)] = ()
 
 
+class CollectHeldOut(Message):
+    """Cloud: requests the segments of held-out samples of an edge whose segments it keeps, a batch from `first` on."""
+
+    kind = 47
+    first: Count
+
+
+class HeldOut(Message):
+    """Edge: the segments of a batch of its held-out samples in evaluation mode, encoded as in training, with targets.
+    """
+
+    kind = 48
+    first: Count
+
+
 class Stop(Message):
     """Cloud: training has ended."""
 
@@ -446,6 +461,8 @@ MESSAGES: dict[int, type[Message]] = {
         Unmask,
         Unmasking,
         GlobalModel,
+        CollectHeldOut,
+        HeldOut,
         Evaluated,
         Stop,
         Failed,

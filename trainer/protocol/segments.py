@@ -22,6 +22,11 @@ CLASS_TYPES = {1: torch.uint8, 4: torch.int32}
 """In which classes are sent, by `Objective.class_bytes`."""
 
 
+def encode_labels(labels: Tensor, class_bytes: int) -> Tensor:
+    """Return labels as they are sent: classes in that many bytes, values as they are."""
+    return labels if labels.dtype.is_floating_point else labels.to(CLASS_TYPES[class_bytes])
+
+
 def encode_segment(name: str, values: Values, boundary: Boundary, samples: int, used: Codec) -> dict[str, Tensor]:
     """Encode the values at a boundary, made of that many samples.
 

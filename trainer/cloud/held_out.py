@@ -1,0 +1,147 @@
+"""Evaluation in the cloud: the segments of edges' held-out samples are sent once, where those in training are kept.
+
+The part of such an edge is frozen, so the segments stay what they are; the cloud runs its layers on them after every
+averaging, and the edge needs neither the global model nor any computing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from trainer.cloud import edge_checks
+from trainer.cloud.edge_manager import EdgeManager
+from trainer.cloud.edge_replica import EdgeReplica
+from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
+from trainer.config.settings import RunSettings
+from trainer.errors import DivergedError, ProtocolError
+from trainer.models.objective import confusion_counts, metric_sums
+from trainer.models.values import tensors_of, to_device
+from trainer.models.zoo import random_batch
+from trainer.protocol import messages, segments
+from trainer.records.run_record import RunRecord
+
+EVALUATION_SAMPLES = 256
+"""Held-out samples that are counted at once; bounds the memory of the activations."""
+TRIAL_SAMPLES = 2
+
+
+class HeldOutSegments:
+    """Asks edges for the segments of their held-out samples, and evaluates on them."""
+
+    def __init__(
+        self, settings: RunSettings, edge_manager: EdgeManager, record: RunRecord, recipe: messages.Prepare,
+        space: KeepingSpace,
+    ) -> None:
+        self._settings = settings
+        self._edge_manager = edge_manager
+        self._record = record
+        self._recipe = recipe
+        self._space = space
+        self._fitting: dict[int, bool] = {}
+        """Cuts at which the segment of an evaluation has the tensors of one in training."""
+
+    def are_used(self, replica: EdgeReplica) -> bool:
+        """Return whether the held-out samples of an edge are evaluated in the cloud.
+
+        Not with updates that are private or summed in secret, or a proximal term, for which the edge must know the
+        global model; nor if what crosses the cut in evaluation is not what does in training.
+        """
+        settings = self._settings
+        return (replica.kept is not None and replica.session.held_out > 0 and settings.dp is None
+                and not settings.secure_aggregation and not settings.proximal and self._fits(replica))
+
+    def _fits(self, replica: EdgeReplica) -> bool:
+        if replica.cut not in self._fitting:
+            recipe, device = self._recipe, replica.device
+            samples = random_batch(TRIAL_SAMPLES, recipe.sample_shape, recipe.integers).to(device)
+            try:
+                values = replica.model.stage.evaluate(samples, 0, replica.cut)
+                replica.boundary.join(tensors_of(values), TRIAL_SAMPLES)
+                self._fitting[replica.cut] = True
+            except ProtocolError:
+                self._fitting[replica.cut] = False
+        return self._fitting[replica.cut]
+
+    def missing_bytes(self, replica: EdgeReplica) -> int:
+        """Return the bytes that an edge sends before its held-out samples can be evaluated; 0 if it has sent them."""
+        kept = replica.kept
+        if kept is None or replica.has_held_out:
+            return 0
+        held_out = replica.session.held_out
+        return (segments.segment_bytes(replica.boundary, held_out, kept.codec)
+                + held_out * self._recipe.objective.target_bytes)
+
+    def collect(self, replicas: Sequence[EdgeReplica]) -> list[EdgeReplica]:
+        """Receive the segments that are missing; return the edges whose held-out samples can be evaluated."""
+        missing = [replica for replica in replicas if not replica.has_held_out and self._allocate(replica)]
+        first = size = 0
+        while remaining := [replica for replica in missing if first < replica.session.held_out]:
+            for replica in remaining:
+                self._edge_manager.send(replica.session, messages.CollectHeldOut(first=first))
+            by_name = {replica.name: replica for replica in remaining}
+            for session, message, received in self._edge_manager.collect(
+                messages.HeldOut, self._settings.step_timeout_s, among=[replica.session for replica in remaining]
+            ):
+                size += received.frame.size_bytes
+                try:
+                    self._take(by_name[session.name], message, received.frame.tensors, first)
+                except ProtocolError as error:
+                    self._edge_manager.exclude(session, f"it sent a HeldOut that is not possible: {error}")
+            first += self._recipe.batch
+        if missing:
+            self._record.event("held_out_kept", edges=[replica.name for replica in missing], bytes=size)
+        return [replica for replica in replicas if replica.has_held_out]
+
+    def evaluate(self, replica: EdgeReplica) -> messages.Evaluated:
+        """Return what the edge would count with the layers of its replica.
+
+        Raises: DivergedError if the metric is not finite.
+        """
+        kept, objective, classes = replica.held_out, self._recipe.objective, self._recipe.classes
+        assert kept is not None
+        rows = torch.arange(replica.session.held_out)
+        outputs = torch.cat([
+            replica.model.stage.evaluate(to_device(kept.values(part), replica.device), replica.cut).cpu()
+            for part in torch.split(rows, EVALUATION_SAMPLES)])
+        targets = kept.targets(rows)
+        sums = metric_sums(objective, outputs, targets)
+        if not all(map(math.isfinite, sums)):
+            raise DivergedError(f"The {objective.metric} of the global model is not finite: training has diverged. "
+                                "Lower --learning-rate.")
+        shown = objective.target_shape is None and classes <= messages.MAX_CONFUSION_CLASSES
+        confusion = confusion_counts(outputs, targets, classes) if shown else []
+        return messages.Evaluated(sums=tuple(sums), total=len(rows), confusion=tuple(confusion))
+
+    def _allocate(self, replica: EdgeReplica) -> bool:
+        """Make room for an edge's held-out segments; return whether there is."""
+        assert replica.kept is not None
+        if replica.held_out is not None:
+            replica.held_out.release()
+        try:
+            replica.held_out = KeptSegments(replica.cut, replica.boundary, replica.kept.codec,
+                                            replica.session.held_out, self._space)
+        except (OSError, RuntimeError):
+            replica.held_out = None
+        return replica.held_out is not None
+
+    def _take(
+        self, replica: EdgeReplica, message: messages.HeldOut, tensors: Mapping[str, torch.Tensor], first: int
+    ) -> None:
+        """Keep segments that have arrived.
+
+        Raises: ProtocolError.
+        """
+        kept = replica.held_out
+        assert kept is not None
+        if message.first != first:
+            raise ProtocolError(f"it begins with sample {message.first}; it must begin with {first}.")
+        rows = torch.arange(first, min(first + self._recipe.batch, replica.session.held_out))
+        values = segments.decode_segment("segment", tensors, replica.boundary, len(rows), kept.codec)
+        edge_checks.check_names(tensors, [*segments.segment_names("segment", replica.boundary, kept.codec), "labels"])
+        edge_checks.check_values(values, replica.integers if replica.cut == 0 else None)
+        targets = edge_checks.labels_of(tensors, len(rows), replica.classes, replica.objective)
+        kept.add(rows, tensors, targets)
+        kept.sent.take([rows])
