@@ -60,16 +60,26 @@ class Trained:
     data: str
 
 
-def train(
-    directory: Path, cuts: list[list[int]], *flags: str, edge_flags: tuple[str, ...] = (), batch: int = BATCH
-) -> Trained:
+def own_data(directory: Path) -> str:
+    """Write samples of three classes; return the path."""
     data = str(directory / "own.npz")
     inputs = np.random.default_rng(3).normal(size=(150, 6))
     np.savez(data, X=inputs, y=(inputs[:, 0] > 0).astype(int) + (inputs[:, 1] > 0))
-    flags = ("--data", data, "--rounds", str(len(cuts)), "--steps", str(STEPS), "--batch", str(batch),
-             "--seed", str(SEED), "--micro", "3", "--optimizer", "momentum", "--learning-rate", "0.05",
-             "--average-every", str(len(cuts)), "--ask-timeout", str(TIMEOUT_S), "--freeze", ",".join(FROZEN), *flags,
-             "--cuts", ";".join(",".join(map(str, row)) for row in cuts))
+    return data
+
+
+def settings_of(data: str, cuts: list[list[int]], batch: int) -> tuple[str, ...]:
+    return ("--data", data, "--rounds", str(len(cuts)), "--steps", str(STEPS), "--batch", str(batch),
+            "--seed", str(SEED), "--micro", "3", "--optimizer", "momentum", "--learning-rate", "0.05",
+            "--average-every", str(len(cuts)), "--ask-timeout", str(TIMEOUT_S), "--freeze", ",".join(FROZEN),
+            "--cuts", ";".join(",".join(map(str, row)) for row in cuts))
+
+
+def train(
+    directory: Path, cuts: list[list[int]], *flags: str, edge_flags: tuple[str, ...] = (), batch: int = BATCH
+) -> Trained:
+    data = own_data(directory)
+    flags = (*settings_of(data, cuts, batch), *flags)
     with training_processes(directory / "run", EDGES, flags, ("--data", data, *edge_flags)) as run:
         run.start_cloud()
         run.start_edges()
@@ -140,3 +150,15 @@ def test_held_out_samples_of_kept_segments_are_evaluated_in_the_cloud(tmp_path: 
     events = [list(map(json.loads, found)) for found in lines]
     assert [[event["edges"] for event in found if event["event"] == "held_out_kept"] for found in events] == [
         [["edge1", "edge2"]], []]
+
+
+def test_an_edge_whose_held_out_segments_are_not_possible_is_excluded(tmp_path: Path) -> None:
+    data = own_data(tmp_path)
+    flags = (*settings_of(data, [[2, 2]] * 5, BATCH), "--quorum", "1")
+    with training_processes(tmp_path / "run", EDGES, flags, ("--data", data)) as run:
+        run.start_cloud()
+        run.start_edge(1)
+        run.start_edge(2, lie="held out")
+        assert run.finish(seconds=TIMEOUT_S) == 0, run.logs()
+        assert run.summary()["excluded"] == {
+            "edge2": "it sent a HeldOut that is not possible: its labels reach 200; there are 3 classes."}
