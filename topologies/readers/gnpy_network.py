@@ -11,7 +11,7 @@ import io
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -48,18 +48,26 @@ def read_workbook(path: Path) -> SourceNetwork:
     """
     from gnpy.tools.convert import xls_to_json_data
 
-    gnpy_log = logging.getLogger("gnpy.tools.convert")  # it warns about every optional column that a workbook lacks
-    level = gnpy_log.level
-    gnpy_log.setLevel(logging.ERROR)
+    gnpy_log, warned = logging.getLogger("gnpy.tools.convert"), list[str]()
+
+    def take(record: logging.LogRecord) -> bool:
+        sentence = record.getMessage()
+        if not sentence.startswith("missing header"):  # of every optional column that a workbook lacks
+            warned.append(f"GNPy: {sentence}")
+        return False
+
+    gnpy_log.addFilter(take)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             facts = xls_to_json_data(path)
     except Exception as error:  # whatever GNPy, xlrd or openpyxl raise for a workbook in another form
         reason = " ".join(str(error).split()) or type(error).__name__
+        reason = f"a cell has a text for a number, or no value ({reason})" if isinstance(error, TypeError) else reason
         raise MapError([f"{path.name}: GNPy cannot read this workbook: {reason}"]) from error
     finally:
-        gnpy_log.setLevel(level)
-    return read_gnpy(path.stem, f"{path.name} (GNPy)", facts)
+        gnpy_log.removeFilter(take)
+    found = read_gnpy(path.stem, f"{path.name} (GNPy)", facts)
+    return replace(found, notes=(*warned, *found.notes))
 
 
 def read_gnpy(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetwork:

@@ -287,22 +287,33 @@ def test_numbers_as_uids_are_matched_and_the_prefix_of_a_roadm_goes(tmp_path: Pa
     assert spans(read_plant(written(tmp_path / "net.json", text))) == [("1-2", 80)]
 
 
-def test_a_workbook_is_read_by_gnpy(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "distance_km", "outcome"),
+    [
+        ("ROADM", 81.5, ()),
+        ("ROADMM", 81.5, ("GNPy: invalid node type (ILA) specified in A, replaced by ROADM",)),
+        ("ROADM", "far", "GNPy cannot read this workbook: a cell has a text for a number, or no value"),
+    ],
+)
+def test_a_workbook_is_read_by_gnpy(tmp_path: Path, kind: str, distance_km: object, outcome: object) -> None:
     book = Workbook()
     nodes: list[list[object]] = [
         ["City", "State", "Country", "Region", "Latitude", "Longitude", "Type"],
-        ["A", "", "", "R", 50.0, 1.0, "ROADM"],
+        ["A", "", "", "R", 50.0, 1.0, kind],
         ["B", "", "", "R", 51.0, 2.0, "ROADM"],
     ]
-    links: list[list[object]] = [["Node A", "Node Z", "east"], ["", "", "Distance (km)"], ["A", "B", 81.5]]
+    links: list[list[object]] = [["Node A", "Node Z", "east"], ["", "", "Distance (km)"], ["A", "B", distance_km]]
     for title, first, rows in (("Nodes", 5, nodes), ("Links", 4, links)):
         sheet = book.create_sheet(title)
         for number, row in enumerate(rows, first):
             for column, value in enumerate(row, 1):
                 sheet.cell(number, column, value)
     book.save(tmp_path / "net.xlsx")
+    if isinstance(outcome, str):
+        assert outcome in refusal(str(tmp_path / "net.xlsx"))
+        return
     plant = read_plant(str(tmp_path / "net.xlsx"))
-    assert spans(plant) == [("A-B", 81.5)]
+    assert (spans(plant), plant.notes) == ([("A-B", 81.5)], outcome)
     assert "GNPy cannot read this workbook" in refusal(written(tmp_path / "text.xls", "no workbook"))
 
 
