@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -134,6 +135,11 @@ def flower_run(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for group in (group for host in (cloud, *edges) for group in host.cgroup):
+            # What they started in sessions of their own may still run, and would slow the next peer down.
+            for pid in Path(group, "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
 
 
 def _await_listener(emulation: Emulation, cloud: str, run: FlowerRun) -> None:
