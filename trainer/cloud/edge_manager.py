@@ -351,7 +351,9 @@ class EdgeManager:
         self.exclude(session, str(error))
 
     def close(self, reason: str, failed: bool) -> None:
-        """Send the reason for the end to every edge and close all connections."""
+        """Send the reason for the end to every edge and close all connections, unless that is done."""
+        if self._closing.is_set():
+            return
         with self._changed:
             self._closed_because = reason
             sessions = self._all_sessions()

@@ -90,6 +90,7 @@ def run(
                 settings, edge_manager, bandwidth, record, resumed, policy, find_partition
             ).train()
             failed = False
+            edge_manager.close(reason, failed)  # while the edges' flows are reserved, so that it arrives at once
         finally:
             bandwidth.release()
             record.event("released")
