@@ -2,8 +2,8 @@
 
 The step time depends on two kinds of terms:
 - *maxima* over the edges of the forward, backward and total time; a limit on a maximum removes options edge by edge;
-- *sums* over the edges of the cloud's work and of the bits on each link; Lagrange multipliers (prices) decouple the
-  edges, and for any prices the cheapest options give a lower bound.
+- *sums* over the edges of the work of each process in the cloud and of the bits on each link; Lagrange multipliers
+  (prices) decouple the edges, and for any prices the cheapest options give a lower bound.
 A second lower bound minimizes each stage by itself. It is exact once the limits leave every edge one best option, which
 the Lagrangean bound only approaches. A node holds the open options of every edge and lower limits of the maxima; it is
 split at a time limit while the maxima vary, then edge by edge.
@@ -43,6 +43,8 @@ class PlanningProblem:
     """Seconds and bits of every edge's options, (edges, options) each; `inf` where an edge has fewer options.
 
     `tail_s` is the tail of the slowest edge, the same for all options; `busy_s` includes each edge's own tail.
+    `workers`: the processes that compute in the cloud, as links: each carries the seconds of work of its edges; None:
+    one process serves all.
     """
 
     forward_s: Table
@@ -55,6 +57,11 @@ class PlanningProblem:
     down: SharedLinks
     micro_batches: int
     tail_s: float = 0.0
+    workers: SharedLinks | None = None
+
+    def cloud_time_s(self, work_s: Vector) -> float:
+        """Return how long the cloud takes for this work of every edge."""
+        return float(work_s.sum()) if self.workers is None else self.workers.time_s(work_s)
 
     def stages(self, choice: Choice) -> StageTimes:
         """Return the stage times if every edge uses its option of `choice`."""
@@ -63,7 +70,7 @@ class PlanningProblem:
             forward_s=float(self.forward_s[rows, choice].max()),
             backward_s=float(self.backward_s[rows, choice].max()),
             busy_s=float(self.busy_s[rows, choice].max()),
-            cloud_s=float(self.cloud_s[rows, choice].sum()),
+            cloud_s=self.cloud_time_s(self.cloud_s[rows, choice]),
             up_s=self.up.time_s(self.up_bits[rows, choice]),
             down_s=self.down.time_s(self.down_bits[rows, choice]),
             tail_s=self.tail_s,
@@ -85,9 +92,10 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class _DualPrices:
-    """Logarithms of the dual weights of the stages (edges, cloud, up, down) and of every link."""
+    """Logarithms of the dual weights of the stages (edges, cloud, up, down), of every worker and of every link."""
 
     stages: Vector
+    cloud: Vector
     up: Vector
     down: Vector
 
@@ -107,6 +115,7 @@ class BranchAndBound:
     def __init__(self, problem: PlanningProblem, allowed: Mask | None = None) -> None:
         self._problem = problem
         self._limited = (problem.forward_s, problem.backward_s, problem.busy_s)
+        self._workers = problem.workers or SharedLinks([("cloud",)] * len(problem.cloud_s), {"cloud": 1.0}, 0.0)
         self._rows = np.arange(len(problem.cloud_s))
         self._best: Choice | None = None
         self._best_s = float("inf")
@@ -116,8 +125,9 @@ class BranchAndBound:
     def run(self, budget: int = MAX_PRICED_OPTIONS) -> SearchResult:
         """Search until the best choice is proven optimal or the budget is spent."""
         order = count()
-        prices = _DualPrices(np.zeros(4), np.zeros(len(self._problem.up.capacity_bps)),
-                         np.zeros(len(self._problem.down.capacity_bps)))
+        prices = _DualPrices(np.zeros(4), np.zeros(len(self._workers.capacity_bps)),
+                             np.zeros(len(self._problem.up.capacity_bps)),
+                             np.zeros(len(self._problem.down.capacity_bps)))
         bound_s, root = self._bound(
             _without_dominated(self._problem, self._allowed), (0.0, 0.0, 0.0), prices, ROOT_ITERATIONS
         )
@@ -149,16 +159,18 @@ class BranchAndBound:
         at_edge_s = max(forward_s, backward_s, problem.tail_s)
         bound_s = self._stagewise_bound_s(open_options, forward_s, backward_s, busy_s)
         once_s = forward_s + backward_s + problem.tail_s
-        stages, up, down = prices.stages.copy(), prices.up.copy(), prices.down.copy()
+        stages, cloud = prices.stages.copy(), prices.cloud.copy()
+        up, down = prices.up.copy(), prices.down.copy()
         for iteration in range(iterations):
             self._priced += PRICING_OVERHEAD + int(open_options.size)
             weights, up_weights, down_weights = _normalized(stages), _normalized(up), _normalized(down)
             factors = 1 + (problem.micro_batches - 1) * weights
+            cloud_price = self._workers.per_flow(_normalized(cloud) / self._workers.capacity_bps) * factors[1]
             up_price = problem.up.per_flow(up_weights / problem.up.capacity_bps) * factors[2]
             down_price = problem.down.per_flow(down_weights / problem.down.capacity_bps) * factors[3]
             cost = np.where(
                 open_options,
-                factors[1] * problem.cloud_s + up_price[:, None] * problem.up_bits
+                cloud_price[:, None] * problem.cloud_s + up_price[:, None] * problem.up_bits
                 + down_price[:, None] * problem.down_bits,
                 np.inf,
             )
@@ -172,16 +184,18 @@ class BranchAndBound:
             step_size = 2.0 / (1 + iteration / 4)
             up_loads = problem.up.per_link(problem.up_bits[self._rows, choice]) / problem.up.capacity_bps
             down_loads = problem.down.per_link(problem.down_bits[self._rows, choice]) / problem.down.capacity_bps
+            cloud_loads = self._workers.per_link(problem.cloud_s[self._rows, choice]) / self._workers.capacity_bps
             sums = np.array([
-                at_edge_s, problem.cloud_s[self._rows, choice].sum(), up_loads.max(initial=0.0),
+                at_edge_s, cloud_loads.max(initial=0.0), up_loads.max(initial=0.0),
                 down_loads.max(initial=0.0),
             ])
             stages = _exponentiated_gradient(stages, sums, step_size)
+            cloud = _exponentiated_gradient(cloud, cloud_loads, step_size)
             up, down = (
                 _exponentiated_gradient(up, up_loads, step_size),
                 _exponentiated_gradient(down, down_loads, step_size),
             )
-        return bound_s, _Node(open_options, (forward_s, backward_s, busy_s), _DualPrices(stages, up, down))
+        return bound_s, _Node(open_options, (forward_s, backward_s, busy_s), _DualPrices(stages, cloud, up, down))
 
     def _stagewise_bound_s(self, open_options: Mask, forward_s: float, backward_s: float, busy_s: float) -> float:
         """Return the step time with each stage minimized by itself; record the choice with the least cloud work."""
@@ -190,7 +204,7 @@ class BranchAndBound:
                            for table in (problem.cloud_s, problem.up_bits, problem.down_bits))
         self._record(cloud)
         return StageTimes(
-            forward_s, backward_s, busy_s, float(problem.cloud_s[self._rows, cloud].sum()),
+            forward_s, backward_s, busy_s, problem.cloud_time_s(problem.cloud_s[self._rows, cloud]),
             problem.up.time_s(problem.up_bits[self._rows, up]),
             problem.down.time_s(problem.down_bits[self._rows, down]), problem.tail_s,
         ).step_s(problem.micro_batches)

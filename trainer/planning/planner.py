@@ -28,15 +28,20 @@ def plan_round(
     micro_batches: int,
     current: Sequence[int] | None = None,
     steps: int = 1,
+    workers: Sequence[str] | None = None,
 ) -> RoundPlan:
     """Return the best plan; the `current` cuts stay unless changing them is worthwhile.
+
+    `workers`: which process in the cloud serves each edge; None: one serves all.
 
     A change is worthwhile if it shortens the step by MIN_GAIN and, with `steps` per round, regains the time to move the
     layers within PAYBACK_ROUNDS. An edge whose own change does not contribute keeps its cut.
 
     Raises: PlanError if a link cannot carry the floors of its flows.
     """
-    planner = _RoundPlanner(forecasts, offer, micro_batches)
+    computing = None if workers is None else SharedLinks([(worker,) for worker in workers],
+                                                         dict.fromkeys(workers, 1.0), 0.0)
+    planner = _RoundPlanner(forecasts, offer, micro_batches, computing)
     result = BranchAndBound(planner.problem).run()
     choice = result.choice
     if current is not None and (staying := planner.options_with_cuts(current)) is not None:
@@ -69,7 +74,9 @@ def alternatives(
 class _RoundPlanner:
     """Builds the planning problem of all edges, and plans from choices."""
 
-    def __init__(self, forecasts: Sequence[EdgeForecast], offer: Offer, micro_batches: int) -> None:
+    def __init__(
+        self, forecasts: Sequence[EdgeForecast], offer: Offer, micro_batches: int, computing: SharedLinks | None = None
+    ) -> None:
         self.forecasts = forecasts
         _check_floors(forecasts, offer)
         names = [forecast.edge for forecast in forecasts]
@@ -87,7 +94,7 @@ class _RoundPlanner:
             up_bits=table[:, :, 3], down_bits=table[:, :, 4],
             up=SharedLinks([offer.up_links[name] for name in names], offer.usable_bps, offer.floor_bps),
             down=SharedLinks([offer.down_links[name] for name in names], offer.usable_bps, offer.floor_bps),
-            micro_batches=micro_batches, tail_s=float(tails_s.max()),
+            micro_batches=micro_batches, tail_s=float(tails_s.max()), workers=computing,
         )
         self.allowed: Mask = np.isfinite(self.problem.cloud_s)
         self._floor_bps = offer.floor_bps
