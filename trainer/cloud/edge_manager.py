@@ -49,7 +49,10 @@ M = TypeVar("M", bound=messages.Message)
 class Workers(Protocol):
     """The workers that serve the edges, where the training loop does not do so itself."""
 
-    def place(self, requests: Sequence[messages.JoinRequest], recipe: messages.Prepare) -> None:
+    @property
+    def names(self) -> list[str]: ...
+
+    def place(self, places: Mapping[str, str], recipe: messages.Prepare) -> None:
         """Assign a worker to every edge; all workers build the model."""
 
     def expect(self, edge: str) -> RemoteConnection:
@@ -188,13 +191,15 @@ class EdgeManager:
         with self._changed:
             return self._changed.wait_for(lambda: len(self._joined) == number, max(0.0, timeout_s))
 
-    def move_to_workers(self, recipe: messages.Prepare, timeout_s: float, quorum: int) -> None:
+    def move_to_workers(
+        self, places: Mapping[str, str], recipe: messages.Prepare, timeout_s: float, quorum: int
+    ) -> None:
         """Send every edge to its worker; one that does not arrive there is dropped.
 
         Raises: QuorumError if fewer than the quorum arrive.
         """
         assert self.workers is not None
-        self.workers.place([session.request for session in self.sessions], recipe)
+        self.workers.place(places, recipe)
         moving = []
         for session in self.sessions:
             before, link = session.connection, self.workers.expect(session.name)
@@ -205,16 +210,19 @@ class EdgeManager:
         deadline_s = time.monotonic() + timeout_s
         for session, link in moving:
             if link.wait(deadline_s - time.monotonic()):
-                self._start_at_worker(session, link)
+                self._take_link(session, link)
+                self._start(session, link)
             else:
                 self.drop(session, f"it did not connect to its worker within {timeout_s:g} s.")
         if (arrived := len(self.sessions)) < quorum:
             raise QuorumError(f"{arrived} of {len(self._expected)} edges have connected to their workers within "
                               f"{timeout_s:g} s, {quorum} are required. Edges must reach the addresses of the workers.")
 
-    def _start_at_worker(self, session: EdgeSession, link: RemoteConnection) -> None:
-        session.mss_bytes, session.cloud_port = link.mss_bytes, link.worker.address[1]
+    def _start(self, session: EdgeSession, link: RemoteConnection) -> None:
         link.start(lambda inbound: self._deliver(session, link, inbound))
+
+    def _take_link(self, session: EdgeSession, link: RemoteConnection) -> None:
+        session.mss_bytes, session.worker, session.cloud_port = link.mss_bytes, link.worker.name, link.worker.address[1]
 
     def prepare(
         self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float
@@ -416,7 +424,7 @@ class EdgeManager:
         if not link.wait(self._prepare_timeout_s):
             raise ConnectionLostError(f"{session.name} did not connect to its worker.")
         session.connection.abort()
-        session.mss_bytes, session.cloud_port = link.mss_bytes, link.worker.address[1]
+        self._take_link(session, link)
         return link
 
     def _all_sessions(self) -> list[EdgeSession]:

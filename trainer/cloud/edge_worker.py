@@ -22,6 +22,7 @@ from trainer.cloud.server_step import ServerStep, StepPlan
 from trainer.cloud.step_timing import StepTransfers
 from trainer.errors import ConnectionLostError, ProtocolError, TrainingFailedError
 from trainer.models.device import select_device
+from trainer.models.frozen import digest
 from trainer.models.zoo import BuiltModel
 from trainer.plugins import describe_error
 from trainer.processes.malloc import retain_freed_memory
@@ -103,9 +104,15 @@ class EdgeWorker:
         return found
 
     def prepare(self, recipe: messages.Prepare) -> None:
-        """Build the model that the replicas of all edges are copies of."""
+        """Build the model that the replicas of all edges are copies of.
+
+        Raises: TrainingFailedError if its frozen values are not those of the training loop.
+        """
         with self._lock:
             self._recipe, self._built = recipe, build_shared(recipe, self._device)
+            if digest(self._built.layers, self._built.unchanging) != recipe.frozen_digest:
+                raise TrainingFailedError(f"The frozen values of {recipe.model} in a worker are not those of the "
+                                          "cloud; all machines must load the same.")
 
     def expect(self, edge: str, ticket: int) -> None:
         """Admit one connection of an edge; one that it has is closed."""
@@ -156,11 +163,13 @@ class EdgeWorker:
         if edge.session is not None:
             (edge.connection.abort if aborts else edge.connection.close)()
 
-    def _build(self, edge: _Edge) -> None:
+    def _build(self, edge: _Edge, model: Mapping[str, Tensor] | None = None) -> None:
         assert edge.session is not None
-        self._replicas[edge.name] = build_replica(edge.session, self._recipe, self._device, self._built)
+        replica = self._replicas[edge.name] = build_replica(edge.session, self._recipe, self._device, self._built)
         if self._step is not None:
             self._step.transfers.pop(edge.name, None)  # it was aborted
+        if model is not None:
+            replica.load_model(model)
 
     def _start_at(self, edge: _Edge, cut: int) -> None:
         self._replica(edge).start_at(cut)

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -251,7 +251,12 @@ class RayWorkers:
             worker.close()
         ray.shutdown()
 
-    def place(self, requests: Sequence[messages.JoinRequest], recipe: messages.Prepare) -> None:
+    @property
+    def names(self) -> list[str]:
+        """Names of all workers."""
+        return [worker.name for worker in self.workers]
+
+    def place(self, places: Mapping[str, str], recipe: messages.Prepare) -> None:
         """Assign a worker to every edge; all workers build the model.
 
         Raises: RayUnavailableError if a worker is lost.
@@ -263,8 +268,8 @@ class RayWorkers:
         except RayError as error:
             raise RayUnavailableError(f"A worker was lost at its start: {_first_line(error)}") from error
         with self._lock:
-            self._places = {request.edge: self.workers[number % len(self.workers)]
-                            for number, request in enumerate(requests)}
+            by_name = {worker.name: worker for worker in self.workers}
+            self._places = {edge: by_name[name] for edge, name in places.items()}
 
     def expect(self, edge: str) -> RemoteConnection:
         """Have an edge's worker expect it; an edge whose worker is lost gets the one with the fewest edges.

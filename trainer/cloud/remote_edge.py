@@ -187,9 +187,9 @@ class RemoteReplica(EdgeReplica):
     def _link(self) -> RemoteConnection:
         return _link_of(self)
 
-    def build(self) -> None:
-        """Build it in the worker."""
-        self._link.tell("build")
+    def build(self, model: Mapping[str, Tensor]) -> None:
+        """Build it in the worker, with these values of all that is trained."""
+        self._link.tell("build", self._link.worker.shared(model))
 
     def start_at(self, cut: int) -> None:
         """Set the first cut."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from trainer.cloud.edge_replica import EdgeReplica
@@ -12,9 +12,11 @@ from trainer.errors import ProtocolError
 from trainer.planning.common_cut import check_common_cut, plan_common_cut
 from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster
-from trainer.planning.plan import Offer, RoundPlan
+from trainer.planning.plan import EdgeForecast, Offer, RoundPlan
 from trainer.planning.planner import plan_round
+from trainer.planning.worker_assignment import assign_workers
 from trainer.protocol.messages import JoinRequest
+from trainer.reservation.bandwidth import AssumedBandwidth, EdgeEndpoint
 
 
 def plan_training_round(
@@ -37,7 +39,7 @@ def plan_training_round(
     }
     current = [replica.cut for replica in present] if number > 1 else None
     micro_batches = max(replica.micro_batches for replica in present)
-    forecasts = forecaster.forecasts(mss_bytes, cuts)
+    forecasts = _served(forecaster.forecasts(mss_bytes, cuts), replicas)
     if keeping is not None:
         forecasts = [keeping.over_all_rounds(forecast, replica, number)
                      for forecast, replica in zip(forecasts, present, strict=True)]
@@ -61,7 +63,36 @@ def plan_training_round(
         for forecast, edge in zip(forecaster.forecasts(mss_bytes, {edge.edge: [edge.cut] for edge in plan.edges},
                                                     unprotected=True), plan.edges, strict=True)
     ]
+    same = _served(same, replicas)
     return replace(plan, unprotected_step_s=plan_round(same, offer, micro_batches).step_s)
+
+
+def _served(forecasts: Sequence[EdgeForecast], replicas: Mapping[str, EdgeReplica]) -> list[EdgeForecast]:
+    """Return the forecasts with the workers that serve the edges."""
+    return [replace(forecast, worker=replicas[forecast.edge].session.worker) for forecast in forecasts]
+
+
+def place_on_workers(
+    settings: RunSettings, replicas: Mapping[str, EdgeReplica], forecaster: StepForecaster, layers: int,
+    workers: Sequence[str],
+) -> dict[str, str]:
+    """Return the worker of every edge that is best for the first round, at the rates of --assume-bps."""
+    allowed = {replica.name: allowed_cuts(1, settings, replica.name, layers, replica.session.request.min_cut, None)
+               for replica in replicas.values()}
+    names = [name for name, cuts in allowed.items() if cuts]  # the others will be excluded
+    mss_bytes = {name: replicas[name].session.planning_mss_bytes for name in names}
+    forecasts = forecaster.forecasts(mss_bytes, {name: allowed[name] for name in names})
+    places = dict.fromkeys(allowed, workers[0])
+
+    def plan(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001 - there are none yet
+        assignment = assign_workers(forecasts, offer, max(replicas[name].micro_batches for name in names), workers)
+        places.update(zip(names, assignment.workers, strict=True))
+        return assignment.plan
+
+    if names:
+        endpoints = [EdgeEndpoint(name, replicas[name].session.source_port) for name in names]
+        AssumedBandwidth(endpoints, settings.share * settings.assume_bps, settings.floor_bps).acquire(plan)
+    return places
 
 
 def allowed_cuts(

@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 
-from trainer.cloud.step_timing import Direction, RoundBound, StepResult, StepTransfers
+from trainer.cloud.step_timing import Direction, RoundBound, StepResult, StepTransfers, busiest_s
 from trainer.planning.plan import EdgePlan, RoundPlan
 from trainer.records.run_record import median_ms, milliseconds
 from trainer.records.summary_file import Fields
@@ -98,7 +98,7 @@ def round_row(
         },
         "cloud_ms": {
             "predicted": milliseconds(plan.micro_batches * plan.cloud_s),
-            "measured": median_ms([sum(e.cloud_s for e in step.edges.values()) for step in steps]),
+            "measured": median_ms([busiest_s(step.edges.values()) for step in steps]),
         },
         "beat_ms": milliseconds(plan.period_s),
         "bound_ms": {"edge": milliseconds(bound.edge_s), "limit": milliseconds(bound.limit_s),

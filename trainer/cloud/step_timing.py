@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +22,8 @@ class StepTransfers:
 
     `arrived_s`: arrival of the last segment; `arrived_up_s`: of each frame, which are tail gradients too if labels are
     protected. `rate_is_assumed`: the rates of the flows are assumed, so nothing is judged by them.
+
+    `worker`: the process in the cloud that serves the edge; None: one serves all.
     """
 
     offset_s: float
@@ -29,6 +31,7 @@ class StepTransfers:
     up: FlowGuarantee
     down: FlowGuarantee
     rate_is_assumed: bool = False
+    worker: str | None = None
     sent_up: list[SentFrame] = field(default_factory=list)
     segments: int = 0
     segments_sent: int = 0
@@ -105,7 +108,7 @@ class RoundBound:
 
     `edge_s`: computing time of the slowest edge by the wall clock; `limit_s`: least time for an edge's CPU time under
     its CPU quota; `link_s`: longest transfer at the flow's full rate (0 if
-    that is assumed); `cloud_s`: the cloud's work.
+    that is assumed); `cloud_s`: the work of the cloud, or of its busiest worker.
     """
 
     edge_s: float
@@ -131,8 +134,16 @@ class RoundBound:
             limit_s=max((_cpu_limited_s(edge) for edge in edges.values()), default=0.0),
             link_s=max((sum(step.link_s(way) for step in edge) for edge in edges.values() for way in directions),
                        default=0.0),
-            cloud_s=sum(step.cloud_s for edge in edges.values() for step in edge),
+            cloud_s=busiest_s(step for edge in edges.values() for step in edge),
         )
+
+
+def busiest_s(transfers: Iterable[StepTransfers]) -> float:
+    """Return the seconds of work of the process in the cloud that has the most."""
+    work_s: dict[str | None, float] = {}
+    for each in transfers:
+        work_s[each.worker] = work_s.get(each.worker, 0.0) + each.cloud_s
+    return max(work_s.values(), default=0.0)
 
 
 def _cpu_limited_s(steps: Sequence[StepTransfers]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from trainer.cloud.edge_manager import EdgeManager
+from trainer.cloud.edge_manager import EdgeManager, Workers
 from trainer.cloud.edge_replica import EdgeReplica, build_replica, build_shared
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.held_out import HeldOutSegments
@@ -16,7 +16,7 @@ from trainer.cloud.model_averaging import ModelAveraging
 from trainer.cloud.preparation import Preparation, prepare
 from trainer.cloud.private_averaging import PrivacyAccount
 from trainer.cloud.remote_edge import RemoteReplica
-from trainer.cloud.round_planning import check_min_cut, plan_training_round
+from trainer.cloud.round_planning import check_min_cut, place_on_workers, plan_training_round
 from trainer.cloud.secure_averaging import value_names
 from trainer.cloud.step_timing import StepResult
 from trainer.config.objectives import SHARES
@@ -78,11 +78,11 @@ class TrainingState:
         self.privacy = None if settings.dp is None else PrivacyAccount(settings.dp, settings, record)
         self._space = KeepingSpace(int(settings.keep_memory_bytes), record.directory)
         self._built = build_shared(self.recipe, self._device)
-        if edge_manager.workers is not None:
-            edge_manager.move_to_workers(self.recipe, settings.step_timeout_s, settings.quorum_in_training)
         self.replicas: dict[str, EdgeReplica] = {
             session.name: self._new_replica(session) for session in edge_manager.sessions
         }
+        if edge_manager.workers is not None:
+            self._move_to_workers(edge_manager.workers)
         self._held_out = HeldOutSegments(settings, edge_manager, record, self.recipe, self._space)
         self._averaging = ModelAveraging(settings, edge_manager, record, self.recipe, self.replicas, self.privacy,
                                          self._held_out)
@@ -90,10 +90,20 @@ class TrainingState:
     def _new_replica(self, session: EdgeSession) -> EdgeReplica:
         if self._edge_manager.workers is None:
             return build_replica(session, self.recipe, self._device, self._built)
-        replica = build_replica(session, self.recipe, self._device, self._built, RemoteReplica, shares_layers=True)
-        assert isinstance(replica, RemoteReplica)
-        replica.build()
-        return replica
+        return build_replica(session, self.recipe, self._device, self._built, RemoteReplica, shares_layers=True)
+
+    def _move_to_workers(self, workers: Workers) -> None:
+        """Assign the edges to workers, send them there, and build their replicas there."""
+        settings = self._settings
+        self._profile, self._cloud_layers = profiler.benchmark_node(), self._measure_layers()
+        places = place_on_workers(settings, self.replicas, self._build_forecaster(self.recipe),
+                                  len(self._preparation.costs), workers.names)
+        self._edge_manager.move_to_workers(places, self.recipe, settings.step_timeout_s, settings.quorum_in_training)
+        model = next(iter(self.replicas.values())).initial_values()
+        self.replicas = {session.name: self.replicas[session.name] for session in self._edge_manager.sessions}
+        for replica in self.replicas.values():
+            assert isinstance(replica, RemoteReplica)
+            replica.build(model)
 
     def prepare_edges(self) -> None:
         """Prepare every edge, build the forecaster from their rates, and set the first checkpoint."""
@@ -109,7 +119,8 @@ class TrainingState:
         if self.privacy is not None:
             self._record.event("said", sentence=self.privacy.sentence)
         edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s)
-        self._profile, self._cloud_layers = profiler.benchmark_node(), self._measure_layers()  # while the edges prepare
+        if edge_manager.workers is None:  # while the edges prepare
+            self._profile, self._cloud_layers = profiler.benchmark_node(), self._measure_layers()
         edge_manager.await_prepared()
         for session in edge_manager.sessions:
             self._check_min_cut(session)

@@ -123,7 +123,7 @@ class CloudStep:
         for name, replica in self._replicas.items():
             grant, session = self._grant, replica.session
             self._server.add(replica, StepTransfers(session.offset_s, session.mss_bytes, grant.up[name],
-                                                    grant.down[name], grant.rates_are_assumed))
+                                                    grant.down[name], grant.rates_are_assumed, session.worker))
         for session in self._edge_manager.sessions:
             self._edge_manager.send(
                 session, messages.StartStep(round=self.number, step=self.step, first_s=self._first_s + session.offset_s)

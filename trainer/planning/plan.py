@@ -40,6 +40,7 @@ class EdgeForecast:
 
     `state_bits[cut]`: bits to transfer the layers [0, cut) with their optimizer state. `noise_share`: typical relative
     deviation of a step from its prediction. `tail_s`: forward and backward time of its tail for one micro-batch.
+    `worker`: the process in the cloud that serves it; None: one serves all.
     """
 
     edge: str
@@ -47,6 +48,7 @@ class EdgeForecast:
     state_bits: tuple[float, ...]
     noise_share: float = 0.0
     tail_s: float = 0.0
+    worker: str | None = None
 
     @property
     def margin(self) -> float:

@@ -28,20 +28,15 @@ def plan_round(
     micro_batches: int,
     current: Sequence[int] | None = None,
     steps: int = 1,
-    workers: Sequence[str] | None = None,
 ) -> RoundPlan:
     """Return the best plan; the `current` cuts stay unless changing them is worthwhile.
-
-    `workers`: which process in the cloud serves each edge; None: one serves all.
 
     A change is worthwhile if it shortens the step by MIN_GAIN and, with `steps` per round, regains the time to move the
     layers within PAYBACK_ROUNDS. An edge whose own change does not contribute keeps its cut.
 
     Raises: PlanError if a link cannot carry the floors of its flows.
     """
-    computing = None if workers is None else SharedLinks([(worker,) for worker in workers],
-                                                         dict.fromkeys(workers, 1.0), 0.0)
-    planner = _RoundPlanner(forecasts, offer, micro_batches, computing)
+    planner = _RoundPlanner(forecasts, offer, micro_batches)
     result = BranchAndBound(planner.problem).run()
     choice = result.choice
     if current is not None and (staying := planner.options_with_cuts(current)) is not None:
@@ -74,9 +69,7 @@ def alternatives(
 class _RoundPlanner:
     """Builds the planning problem of all edges, and plans from choices."""
 
-    def __init__(
-        self, forecasts: Sequence[EdgeForecast], offer: Offer, micro_batches: int, computing: SharedLinks | None = None
-    ) -> None:
+    def __init__(self, forecasts: Sequence[EdgeForecast], offer: Offer, micro_batches: int) -> None:
         self.forecasts = forecasts
         _check_floors(forecasts, offer)
         names = [forecast.edge for forecast in forecasts]
@@ -94,7 +87,7 @@ class _RoundPlanner:
             up_bits=table[:, :, 3], down_bits=table[:, :, 4],
             up=SharedLinks([offer.up_links[name] for name in names], offer.usable_bps, offer.floor_bps),
             down=SharedLinks([offer.down_links[name] for name in names], offer.usable_bps, offer.floor_bps),
-            micro_batches=micro_batches, tail_s=float(tails_s.max()), workers=computing,
+            micro_batches=micro_batches, tail_s=float(tails_s.max()), workers=_workers(forecasts),
         )
         self.allowed: Mask = np.isfinite(self.problem.cloud_s)
         self._floor_bps = offer.floor_bps
@@ -185,6 +178,12 @@ class _RoundPlanner:
                         else self._rate_bps(option.up_bits, stages.up_s))
             times.append(abs(bits) / (rate_bps or self._floor_bps))
         return max(times)
+
+
+def _workers(forecasts: Sequence[EdgeForecast]) -> SharedLinks | None:
+    """Return the processes that compute in the cloud as links with a capacity of a second of work in a second."""
+    workers = [forecast.worker or "" for forecast in forecasts]
+    return SharedLinks([(worker,) for worker in workers], dict.fromkeys(workers, 1.0), 0.0) if any(workers) else None
 
 
 def _check_floors(forecasts: Sequence[EdgeForecast], offer: Offer) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from trainer.planning.plan import EdgeForecast, Offer, RoundPlan
 from trainer.planning.planner import plan_round
@@ -39,11 +38,15 @@ def assign_workers(
 
     Raises: PlanError as `plan_round` does.
     """
-    plan = partial(plan_round, forecasts, offer, micro_batches)
+
+    def plan(assigned: Sequence[str]) -> RoundPlan:
+        served = [replace(forecast, worker=worker) for forecast, worker in zip(forecasts, assigned, strict=True)]
+        return plan_round(served, offer, micro_batches)
+
     divided = plan_round([_divided(forecast, len(workers)) for forecast in forecasts], offer, micro_batches)
     partitions = _partitions(len(forecasts), len(workers), MAX_PARTITIONS)
     if partitions is not None:
-        plans = [(blocks, plan(workers=[workers[block] for block in blocks])) for blocks in partitions]
+        plans = [(blocks, plan([workers[block] for block in blocks])) for blocks in partitions]
         blocks, best = min(plans, key=lambda item: item[1].step_s)
         proven_s = max(divided.proven_s, min(each.proven_s for _, each in plans))
         return Assignment(tuple(workers[block] for block in blocks), replace(best, proven_s=proven_s))
@@ -53,7 +56,7 @@ def assign_workers(
         work_s = [next(option.cloud_s for option in forecast.options
                        if (option.cut, option.codec) == cuts[forecast.edge]) for forecast in forecasts]
         assigned = tuple(workers[block] for block in longest_first(work_s, len(workers)))
-        tried = plan(workers=assigned)
+        tried = plan(assigned)
         if found is not None and tried.step_s >= found.plan.step_s * (1 - 1e-6):
             break
         found = Assignment(assigned, replace(tried, proven_s=divided.proven_s))
@@ -83,6 +86,10 @@ def _partitions(items: int, blocks: int, limit: int) -> list[tuple[int, ...]] | 
     """Return all partitions into at most so many blocks, as the block of every item; None if there are more than the
     limit.
     """
+    if blocks == 1:
+        return [(0,) * items]
+    if 2 ** (items - 1) > limit:  # there are at least as many
+        return None
     found = []
     for partition in _growing(items, blocks):
         found.append(partition)

@@ -36,7 +36,7 @@ def replica() -> EdgeReplica:
     recipe = Prepare(model="mlp", sample_shape=(6,), classes=3, seed=1, tuning=TUNING, optimizer=OptimizerConfig(),
                      standardization=Standardization("none", (), (), (), "a test"), batch=BATCH, micro=2, steps=STEPS)
     request = SimpleNamespace(samples=SAMPLES, min_cut=1, collects=False)
-    session = SimpleNamespace(name="edge1", request=request, data_order=5, planning_mss_bytes=MSS)
+    session = SimpleNamespace(name="edge1", request=request, data_order=5, planning_mss_bytes=MSS, worker=None)
     return build_replica(cast(EdgeSession, session), recipe, torch.device("cpu"), BUILT)
 
 
