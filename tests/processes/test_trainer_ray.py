@@ -27,13 +27,25 @@ def cluster() -> Iterator[str]:
 
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray sets its own, in this process
     node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    made: Any = Cluster(initialize_head=True, head_node_args={**node, "gcs_server_port": free_ports(1)})
+    made: Any = Cluster()
     try:
-        made.add_node(**node)
+        add_node(made, {**node, "gcs_server_port": free_ports(1)})
+        add_node(made, node)
         yield made.address
     finally:
         made.shutdown()
         signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def add_node(cluster: Any, node: dict[str, Any]) -> None:
+    """Add a node; try again where the machine is so loaded that Ray's own limit of 30 s for its start passes."""
+    for attempt in range(3):
+        try:
+            cluster.add_node(**node)
+            return
+        except Exception as error:
+            if attempt == 2 or "timed out during startup" not in str(error):
+                raise
 
 
 def trained(directory: Path, *flags: str, kill: bool = False) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:

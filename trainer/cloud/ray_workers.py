@@ -235,7 +235,7 @@ class RayWorkers:
         try:
             _ray.init(address=self._address, log_to_driver=False, logging_level="error",
                      **(own if self._address == "local" else {}))
-        except (ConnectionError, RayError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a node that does not start in time raises nothing more special
             raise RayUnavailableError(f"No Ray cluster at {self._address}: {_first_line(error)} Start one: "
                                       "ray start --head; or give --ray local.") from error
         finally:
