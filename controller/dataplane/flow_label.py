@@ -34,7 +34,7 @@ def flow_label(network: Network, placement: Placement) -> str:
     return (bits | 0x02 << 40).to_bytes(6, "big").hex(":")
 
 
-@bounded_cache(8 * MIB, entry_bytes=1024)
+@bounded_cache(6 * MIB, entry_bytes=1024)
 def hops(network: Network, path: tuple[str, ...]) -> tuple[tuple[DirectedLink, DirectedLink], ...]:
     """For each switch of a path: ingress link and egress link."""
     return tuple(pairwise(network.links_along(path)))
