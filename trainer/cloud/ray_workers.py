@@ -42,6 +42,7 @@ CALL_TIMEOUT_S = 120.0
 POLL_S = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a cluster of its own; Ray writes what is more to disk."""
+PROBE_TIMEOUT_S = 5.0
 PINGS = 8
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -230,6 +231,13 @@ class RayWorkers:
                    f"{worker.address[0]}:{worker.address[1]}.")
 
     def _connect(self) -> None:
+        host, _, port = self._address.removeprefix("ray://").rpartition(":")
+        if port.isdigit():  # Ray itself would try for minutes
+            try:
+                socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
+            except (OSError, OverflowError) as error:
+                raise RayUnavailableError(f"No Ray cluster at {self._address}: {error}. Start one: ray start --head; "
+                                          "or give --ray local.") from error
         on_sigterm = signal.getsignal(signal.SIGTERM)
         own = {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         try:
