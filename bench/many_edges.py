@@ -43,7 +43,8 @@ def step_ms(edges: int, flags: Sequence[str]) -> float:
         subprocess.run([
             sys.executable, "-m", "trainer.cli.main", "train", "--local", "--edges", str(edges), "--port", "23000",
             "--runs-dir", directory, "--rounds", str(ROUNDS), "--average-every", str(ROUNDS), "--steps", str(STEPS),
-            "--batch", "32", "--micro", "2", "--cuts", ",".join(["1"] * edges), "--quiet", *flags], check=True)
+            "--batch", "32", "--micro", "2", "--assume-bps", "1e11",
+            "--cuts", ",".join(["1"] * edges), "--quiet", *flags], check=True)
         (run,) = Path(directory).iterdir()
         rows = json.loads((run / "summary.json").read_text())["rounds"]
     return statistics.median(float(step) for row in rows[1:] for step in row["step_ms"]["measured"])
