@@ -136,6 +136,9 @@ def test_a_standby_takes_over_from_one_that_dies_or_freezes_which_cannot_change_
     assert pair.active.client.delete(f"/v1/reservations/{other.json()['id']}").json()["state"] == "released"
 
 
+VERSIONS = Path(controller.__file__).parent / "storage/migrations/versions"
+
+
 class NextController(Controller):
     """The controller of a next version: a copy of this one with one more revision of the schema."""
 
@@ -143,8 +146,7 @@ class NextController(Controller):
         self.source = directory / "source"
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(Path(controller.__file__).parent, self.source / "controller", ignore=ignored)
-        (versions := self.source / "controller/storage/migrations/versions").joinpath(NEXT_FILE).write_text(NEXT)
-        assert len(list(versions.glob("r*.py"))) == int(NEXT_REVISION)
+        (self.source / "controller/storage/migrations/versions" / f"r{NEXT_REVISION}_next.py").write_text(NEXT)
         super().__init__(directory, "--standby", ledger=ledger)
 
     def spawn(self) -> subprocess.Popen[bytes]:
@@ -153,13 +155,14 @@ class NextController(Controller):
             return subprocess.Popen(command, stdout=output, stderr=log, cwd=self.source)
 
 
-NEXT_REVISION, NEXT_FILE = "0009", "r0009_next.py"
-NEXT = """
+REVISION = max(path.name[1:5] for path in VERSIONS.glob("r*.py"))
+NEXT_REVISION = f"{int(REVISION) + 1:04}"
+NEXT = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "{NEXT_REVISION}"
+down_revision = "{REVISION}"
 
 
 def upgrade() -> None:

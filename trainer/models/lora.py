@@ -84,7 +84,9 @@ class LoraLinear(nn.Linear, Adapted):
     def forward(self, values: Tensor) -> Tensor:
         """Return x W + scale x A B of x (N, ..., inputs)."""
         outputs = functional.linear(values, self.weight, self.bias)
-        runs = [(self, len(values))] if self.adapter_rows is None else self.adapter_rows.runs(values)
+        if self.adapter_rows is None:  # torch.export traces this: no size may be read
+            return outputs + self.added_by(self, values)
+        runs = self.adapter_rows.runs(values)
         if len({rows for _, rows in runs}) > 1:
             return outputs + self.added(values)
         # All adapters at once, each on as many rows; what they add takes no memory of its own.

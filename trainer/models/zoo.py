@@ -301,7 +301,8 @@ def _uncompiled(model: Any) -> Any:
         return model
     model = _original(model)
     for part in list(model.modules()):
-        part._compiled_call_impl = None
+        if part._compiled_call_impl is not None:
+            part._compiled_call_impl = None
         for name, child in part._modules.items():
             part._modules[name] = None if child is None else _original(child)
     return model
