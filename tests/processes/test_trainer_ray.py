@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,30 +24,13 @@ FLAGS = ("--rounds", "3", "--steps", "2", "--batch", "16", "--micro", "2", "--av
 @pytest.fixture
 def cluster() -> Iterator[str]:
     """A Ray cluster of two nodes with one CPU each; its address."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray sets its own, in this process
-    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    made: Any = Cluster()
-    try:
-        add_node(made, {**node, "gcs_server_port": free_ports(1)})
-        add_node(made, node)
-        yield made.address
-    finally:
-        made.shutdown()
-        signal.signal(signal.SIGTERM, on_sigterm)
-
-
-def add_node(cluster: Any, node: dict[str, Any]) -> None:
-    """Add a node; try again where the machine is so loaded that Ray's own limit of 30 s for its start passes."""
-    for attempt in range(3):
-        try:
-            cluster.add_node(**node)
-            return
-        except Exception as error:
-            if attempt == 2 or "timed out during startup" not in str(error):
-                raise
+    command = [sys.executable, "-m", "tests.processes.ray_cluster", str(free_ports(1))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nodes:
+        assert nodes.stdout is not None
+        address = next((line.split()[1] for line in nodes.stdout if line.startswith("address ")), None)
+        assert address is not None
+        yield address
+        nodes.communicate()  # its stdin ends, so it stops the nodes
 
 
 def trained(directory: Path, *flags: str, kill: bool = False) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
