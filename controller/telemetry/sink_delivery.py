@@ -6,16 +6,20 @@ each of the THREADS. No redirect is followed. Source: CloudEvents 1.0.2, HTTP pr
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import http.client
 import itertools
 import logging
+import socket
 import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 log = logging.getLogger(__name__)
@@ -25,6 +29,9 @@ ATTEMPTS = 5
 FIRST_DELAY_S = 1.0
 """Before the second attempt; each later delay is twice as long."""
 TIMEOUT_S = 5.0
+"""Without a byte."""
+ATTEMPT_S = 10.0
+"""One attempt in all, from the handshake to the status."""
 MAX_PENDING = 10_000
 CONTENT_TYPE = "application/cloudevents+json"
 GONE = 410
@@ -66,9 +73,11 @@ class Delivery:
 class SinkDelivery:
     """The threads that deliver events; they start with the first one. `allowed`: the sinks that get any."""
 
-    def __init__(self, allowed: Collection[Sink] = (), first_delay_s: float = FIRST_DELAY_S) -> None:
+    def __init__(
+        self, allowed: Collection[Sink] = (), first_delay_s: float = FIRST_DELAY_S, attempt_s: float = ATTEMPT_S
+    ) -> None:
         self.allowed = frozenset(allowed)
-        self._first_delay_s = first_delay_s
+        self._first_delay_s, self._attempt_s = first_delay_s, attempt_s
         self._condition = threading.Condition()
         self._pending: dict[str, deque[Delivery]] = {}
         self._count = 0
@@ -101,7 +110,7 @@ class SinkDelivery:
             self._stopped = True
             self._condition.notify_all()
         for thread in self._threads:
-            thread.join(TIMEOUT_S)
+            thread.join(ATTEMPT_S)
 
     def _schedule(self, key: str, delay_s: float, failures: int) -> None:
         heapq.heappush(self._due, (time.monotonic() + delay_s, next(self._order), key, failures))
@@ -162,12 +171,33 @@ class SinkDelivery:
             headers["Authorization"] = f"Bearer {delivery.token}"
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection = http.client.HTTPSConnection(*sink, timeout=TIMEOUT_S, context=ssl.create_default_context())
+        context = ssl.create_default_context()
+        connection = http.client.HTTPSConnection(*sink, context=context)
         try:
-            connection.request("POST", target, body, headers)
-            return connection.getresponse().status
+            with socket.create_connection(sink, TIMEOUT_S) as plain, context.wrap_socket(
+                plain, server_hostname=sink[0], do_handshake_on_connect=False
+            ) as secure, _ended_after(self._attempt_s, secure):
+                secure.do_handshake()
+                connection.sock = secure
+                connection.request("POST", target, body, headers)
+                return connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
             log.info("event not delivered url=%s: %s", url, error)
             return 0
-        finally:
-            connection.close()
+
+
+@contextmanager
+def _ended_after(seconds: float, connection: socket.socket) -> Iterator[None]:
+    """Shut a connection down if the block takes longer: a sink may send, and take, a byte now and then without end."""
+    timer = threading.Timer(seconds, partial(_shut_down, connection))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of SSLSocket, it would drop the state that is in use
