@@ -25,11 +25,12 @@ from trainer.data.dataset import batch_indices
 from trainer.data.load import load_local
 from trainer.data.standardization import choose_standardization, standardize, summarize
 from trainer.models.averaging import average
+from trainer.models.building import build_layers
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
-from trainer.models.zoo import build_layers, choose_model
+from trainer.models.zoo import choose_model
 from trainer.profiling.layer_costs import layer_costs, segment_shapes
 from trainer.protocol.codec import Codec, decode, default_gradient_codec, encode, encoded_bytes
 

@@ -34,13 +34,13 @@ from machine.errors import EmulationError
 from topologies.map_file.loader import map_path
 from trainer.config.fine_tuning import parse_fine_tuning
 from trainer.data.debian_sections import load_debian_sections
+from trainer.models.building import BuiltModel, build_model, random_batch
 from trainer.models.frozen import copy_sharing
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.shared_trunk import MicroBatch, joint_layers, train_together
 from trainer.models.split_model import ServerModel
 from trainer.models.stage import Stage
-from trainer.models.zoo import BuiltModel, build_model, random_batch
 
 EDGES, LAYERS, CLASSES, SEED = 4, 9, 12, 5
 RANK, LEARNING_RATE = 8, 0.002

@@ -34,7 +34,7 @@ from harness import report
 from harness.edge_worker import CLASSES, FIELDS, SAMPLE_SHAPE
 from machine import cgroups as cpushare
 from machine.undo_journal import UndoJournal
-from trainer.models.zoo import build_layers
+from trainer.models.building import build_layers
 from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling.layer_costs import LayerCost, layer_costs
 from trainer.profiling.predictor import (

@@ -28,11 +28,11 @@ from trainer.data.builtin import load_traffic_lights
 from trainer.data.dataset import DataSet, Samples, batch_indices, local_share
 from trainer.data.standardization import choose_standardization, class_skew, standardize, summarize
 from trainer.models.averaging import average
+from trainer.models.building import build_layers
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.server_optimizer import ServerOptimizerConfig, ServerState, parameter_names, server_step
 from trainer.models.stage import Stage
-from trainer.models.zoo import build_layers
 
 EDGES, BATCH, ROUNDS, STEPS, AVERAGE_EVERY = 4, 64, 20, 4, 5
 MODEL, SIDE_PIXELS = "signal-cnn", 16

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
+from trainer.models.building import build_layers
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel
 from trainer.models.stage import Stage, split_evenly
-from trainer.models.zoo import build_layers
 from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling import profiler
 from trainer.profiling.stopwatch import Stopwatch

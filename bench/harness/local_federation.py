@@ -14,8 +14,8 @@ from trainer.config.partitioning import IID
 from trainer.data.dataset import batch_indices
 from trainer.data.load import load_local
 from trainer.data.standardization import Standardization, choose_standardization, standardize, summarize
+from trainer.models.building import build_layers
 from trainer.models.optimizer import OptimizerConfig
-from trainer.models.zoo import build_layers
 
 BATCH, STEPS, AVERAGE_EVERY = 64, 4, 5
 DATA, MODEL, SHAPE, CLASSES = "traffic-lights", "signal-cnn", (3, 32, 32), 3

@@ -11,7 +11,7 @@ from functools import cache
 
 from controller.domain.reservation import Flow, Match, Requirement
 from trainer.models.boundary import Boundary
-from trainer.models.zoo import build_layers
+from trainer.models.building import build_layers
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan

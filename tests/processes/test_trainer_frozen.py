@@ -18,8 +18,8 @@ from trainer.config.partitioning import IID
 from trainer.data import dataset, standardization
 from trainer.data.load import load_local
 from trainer.models.averaging import average
+from trainer.models.building import build_layers
 from trainer.models.optimizer import OptimizerConfig
-from trainer.models.zoo import build_layers
 from trainer.records import checkpoint
 
 EDGES, STEPS, BATCH, SEED = 2, 2, 16, 5

@@ -15,8 +15,8 @@ from trainer.config.partitioning import IID
 from trainer.data import dataset, standardization
 from trainer.data.load import load_local
 from trainer.models.averaging import average
+from trainer.models.building import build_layers
 from trainer.models.optimizer import OptimizerConfig
-from trainer.models.zoo import build_layers
 
 ROUNDS, STEPS, BATCH = 6, 2, 16
 RECIPE = ("--rounds", str(ROUNDS), "--steps", str(STEPS), "--batch", str(BATCH), "--micro", "2", "--average-every", "2",

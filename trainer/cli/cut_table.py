@@ -11,7 +11,7 @@ from trainer.errors import UsageError
 
 if TYPE_CHECKING:
     from trainer.models.boundary import Boundary
-    from trainer.models.zoo import BuiltModel
+    from trainer.models.building import BuiltModel
     from trainer.profiling.layer_costs import LayerCost
     from trainer.profiling.predictor import LayerSeconds
 

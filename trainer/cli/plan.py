@@ -78,7 +78,8 @@ def plan(
     import torch
 
     from trainer.cloud.preparation import check_model
-    from trainer.models.zoo import choose_model, random_batch
+    from trainer.models.building import random_batch
+    from trainer.models.zoo import choose_model
     from trainer.planning.codec_selection import CodecSelector
     from trainer.planning.forecasts import StepForecaster
     from trainer.profiling import profiler

@@ -14,13 +14,13 @@ from trainer.cloud.kept_segments import KeptSegments
 from trainer.config.objectives import Objective
 from trainer.data.dataset import batch_indices
 from trainer.models.boundary import Boundary, has_gradients
+from trainer.models.building import BuiltModel, build_model, random_batch
 from trainer.models.frozen import copy_sharing
 from trainer.models.layer_checks import check_layers
 from trainer.models.objective import build_loss
 from trainer.models.shared_trunk import joint_layers
 from trainer.models.split_model import MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
-from trainer.models.zoo import BuiltModel, build_model, random_batch
 from trainer.protocol.messages import Prepare
 from trainer.records.checkpoint import Checkpoint
 

@@ -21,9 +21,9 @@ from trainer.cloud.edge_session import EdgeFailed, EdgeSession
 from trainer.cloud.server_step import ServerStep, StepPlan
 from trainer.cloud.step_timing import StepTransfers
 from trainer.errors import ConnectionLostError, ProtocolError, TrainingFailedError
+from trainer.models.building import BuiltModel
 from trainer.models.device import select_device
 from trainer.models.frozen import digest
-from trainer.models.zoo import BuiltModel
 from trainer.plugins import describe_error
 from trainer.processes.malloc import retain_freed_memory
 from trainer.protocol import framing, messages

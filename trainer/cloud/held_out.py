@@ -17,9 +17,9 @@ from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
 from trainer.config.settings import RunSettings
 from trainer.errors import DivergedError, ProtocolError
+from trainer.models.building import random_batch
 from trainer.models.objective import confusion_counts, metric_sums
 from trainer.models.values import tensors_of, to_device
-from trainer.models.zoo import random_batch
 from trainer.protocol import messages, segments
 from trainer.records.run_record import RunRecord
 

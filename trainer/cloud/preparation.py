@@ -25,21 +25,14 @@ from trainer.data.standardization import (
 )
 from trainer.errors import TrainingFailedError, UsageError, UserCodeError
 from trainer.models.boundary import Boundary
+from trainer.models.building import BuiltModel, build_model, random_batch
 from trainer.models.causal_check import check_causal
 from trainer.models.chain_check import CLASSES
 from trainer.models.frozen import backward_layers, digest
 from trainer.models.objective import check_loss
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.split_model import tail_protects_labels
-from trainer.models.zoo import (
-    BuiltModel,
-    Integers,
-    build_model,
-    check_model_name,
-    choose_model,
-    random_batch,
-    takes_whole_numbers,
-)
+from trainer.models.zoo import Integers, check_model_name, choose_model, takes_whole_numbers
 from trainer.profiling.layer_costs import LayerCost, layer_costs
 from trainer.protocol.messages import JoinRequest, Prepare
 

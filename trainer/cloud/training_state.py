@@ -23,10 +23,10 @@ from trainer.config.objectives import SHARES
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError, UsageError
+from trainer.models.building import build_model, random_batch
 from trainer.models.device import select_device
 from trainer.models.frozen import initial_digest
 from trainer.models.server_optimizer import ServerState
-from trainer.models.zoo import build_model, random_batch
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster

@@ -40,12 +40,12 @@ from trainer.errors import (
     UserCodeError,
 )
 from trainer.models.boundary import Boundary
+from trainer.models.building import build_layers, build_model
 from trainer.models.frozen import digest, initial_digest
 from trainer.models.objective import build_loss, confusion_counts, metric_size, metric_sums
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.split_model import ClientModel, tail_protects_labels
 from trainer.models.stage import Stage
-from trainer.models.zoo import build_layers, build_model
 from trainer.plugins import describe_error, is_plugin_name
 from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling import profiler

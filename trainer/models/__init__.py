@@ -8,7 +8,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """Load `build_layers` when it is imported from here; the other modules do not need the zoo."""
     if name == "build_layers":
-        from trainer.models.zoo import build_layers
+        from trainer.models.building import build_layers
 
         return build_layers
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

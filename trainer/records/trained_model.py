@@ -18,10 +18,10 @@ from trainer.config.fine_tuning import ALL_TRAINED, FineTuning
 from trainer.config.objectives import Objective
 from trainer.data.standardization import Standardization, standardize
 from trainer.errors import CheckpointError, DataError
+from trainer.models.building import user_module
 from trainer.models.lora import merge
 from trainer.models.objective import classes_second
 from trainer.models.values import only_tensor
-from trainer.models.zoo import user_module
 from trainer.protocol.messages import Prepare
 
 Which = Literal["last", "best"]

@@ -33,13 +33,14 @@ from trainer.models.blocks import (
     perceptron,
 )
 from trainer.models.boundary import find_boundaries, has_gradients
+from trainer.models.building import build_layers
 from trainer.models.lora import adapters, tune
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.rng import RandomStream
 from trainer.models.server_optimizer import ServerOptimizerConfig, parameter_names, server_step
 from trainer.models.split_model import ClientModel, MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
-from trainer.models.zoo import MODELS, build_layers
+from trainer.models.zoo import MODELS
 
 torch.set_num_threads(1)  # as cloud and edges do; for models this small, threads only wait for each other
 

@@ -17,8 +17,8 @@ from trainer.cloud.round_planning import plan_training_round
 from trainer.config.fine_tuning import parse_fine_tuning
 from trainer.config.settings import RunSettings
 from trainer.data.standardization import Standardization
+from trainer.models.building import build_model
 from trainer.models.optimizer import OptimizerConfig
-from trainer.models.zoo import build_model
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import Offer, RoundPlan

@@ -14,8 +14,8 @@ from trainer.cloud.kept_segments import KeepingSpace, KeptSegments, row_bytes
 from trainer.config.fine_tuning import parse_fine_tuning
 from trainer.data.sending import SentSamples
 from trainer.models.boundary import Boundary
+from trainer.models.building import build_model
 from trainer.models.constant_front import constant_cuts
-from trainer.models.zoo import build_model
 from trainer.protocol import segments
 from trainer.protocol.codec import Codec
 

@@ -9,7 +9,7 @@ from trainer.data import debian_sections
 from trainer.data.debian_sections import MIN_PACKAGES, SECTIONS, load_debian_sections
 from trainer.data.wordpiece import WordPiece
 from trainer.errors import DataError, UsageError
-from trainer.models.zoo import build_model
+from trainer.models.building import build_model
 from trainer.wheel_files import MINILM_PACKAGE, MINILM_VERSION, package_file
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "play", "##ing", "##er", "music", ".", "cafe", "-", "c"]

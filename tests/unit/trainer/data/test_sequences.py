@@ -16,9 +16,9 @@ from trainer.config.objectives import Objective, choose_objective
 from trainer.data.custom import to_data_set
 from trainer.data.packing import pack
 from trainer.errors import DataError, ProtocolError, UsageError
+from trainer.models.building import random_batch
 from trainer.models.causal_check import check_causal
 from trainer.models.objective import is_possible, metric_sums, metric_value
-from trainer.models.zoo import random_batch
 
 IDS = np.array([[1, 2, 3, 4], [4, 5, 0, 6], [6, 6, 1, 2], [2, 0, 1, 1], [1, 3, 3, 7]])
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from trainer.config.fine_tuning import parse_fine_tuning
 from trainer.edge.evaluation import EVALUATION_SAMPLES, Evaluation
+from trainer.models.building import build_model
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.stage import Stage
-from trainer.models.zoo import build_model
 
 
 @pytest.mark.parametrize(("freeze", "front"), [(None, 0), ("0", 2), ("0,2", 4), ("2", 0)])

@@ -10,9 +10,9 @@ from trainer.config.fine_tuning import Lora, parse_fine_tuning
 from trainer.data.standardization import Standardization
 from trainer.edge.training_loop import Edge, EdgeSettings
 from trainer.errors import TrainingFailedError
+from trainer.models.building import build_model
 from trainer.models.frozen import digest
 from trainer.models.optimizer import OptimizerConfig
-from trainer.models.zoo import build_model
 from trainer.protocol.messages import Prepare
 
 TUNING = parse_fine_tuning("0,1")

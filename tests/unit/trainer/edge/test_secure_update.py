@@ -7,11 +7,11 @@ import torch
 
 from trainer.edge.secure_update import SecureUpdates
 from trainer.errors import ProtocolError
+from trainer.models.building import build_layers
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel
 from trainer.models.stage import Stage
-from trainer.models.zoo import build_layers
 from trainer.protocol import messages
 
 CUT = 3

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from trainer.config.fine_tuning import parse_fine_tuning
 from trainer.errors import UsageError
+from trainer.models.building import BuiltModel, build_model
 from trainer.models.frozen import backward_layers, copy_sharing, digest, freeze
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ServerModel
 from trainer.models.stage import Stage
-from trainer.models.zoo import BuiltModel, build_model
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import Offer

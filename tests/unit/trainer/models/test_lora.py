@@ -19,8 +19,9 @@ from trainer.config.fine_tuning import FineTuning, Lora, parse_fine_tuning
 from trainer.data.standardization import Standardization
 from trainer.errors import UsageError
 from trainer.models.blocks import encoder_layer
+from trainer.models.building import build_model, user_module
 from trainer.models.lora import adapters, merge, tune
-from trainer.models.zoo import MODELS, build_model, user_module
+from trainer.models.zoo import MODELS
 from trainer.records import trained_model
 from trainer.records.trained_model import ModelMetadata, load_model
 

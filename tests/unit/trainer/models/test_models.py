@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UsageError
+from trainer.models.building import build_layers, random_batch
 from trainer.models.chain_check import check_layers
 from trainer.models.fx_split import split_into_layers
-from trainer.models.zoo import MODELS, build_layers, choose_model, random_batch
+from trainer.models.zoo import MODELS, choose_model
 from trainer.profiling.layer_costs import layer_costs, segment_shapes
 
 SHAPES = {

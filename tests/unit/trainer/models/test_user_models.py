@@ -21,12 +21,12 @@ from tests.unit.trainer.models.encoders import Encoder
 from trainer.errors import ModelFailedError, TrainerError, UsageError, UserCodeError
 from trainer.models.averaging import average
 from trainer.models.boundary import Boundary
+from trainer.models.building import BuiltModel, build_model
 from trainer.models.frozen import initial_digest
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel, ServerModel
 from trainer.models.stage import Stage
-from trainer.models.zoo import BuiltModel, build_model
 from trainer.protocol import framing, messages, segments
 
 Build = Callable[..., BuiltModel]

@@ -9,9 +9,9 @@ from torch import nn
 from trainer.cloud.preparation import tail_of
 from trainer.errors import UsageError
 from trainer.models.boundary import Boundary
+from trainer.models.building import build_layers
 from trainer.models.split_model import tail_protects_labels
 from trainer.models.stage import split_evenly
-from trainer.models.zoo import build_layers
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.forecasts import StepForecaster
 from trainer.profiling.layer_costs import layer_costs, segment_shapes

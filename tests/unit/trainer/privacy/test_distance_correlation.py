@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.models.zoo import build_model
+from trainer.models.building import build_model
 from trainer.privacy.distance_correlation import distance_correlation
 from trainer.profiling.leakage import segment_leakage
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.models.zoo import build_layers
+from trainer.models.building import build_layers
 from trainer.profiling.layer_costs import layer_costs, segment_shapes
 from trainer.profiling.predictor import (
     CloudPredictor,

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from trainer.config.fine_tuning import FineTuning, Lora
 from trainer.data.standardization import Standardization
 from trainer.data.wordpiece import WordPiece
+from trainer.models.building import user_module
 from trainer.models.lora import adapters
 from trainer.models.minilm import build_minilm
-from trainer.models.zoo import user_module
 from trainer.records import trained_model
 from trainer.records.trained_model import ModelMetadata, load_model
 from trainer.wheel_files import MINILM_PACKAGE, MINILM_VERSION, package_file

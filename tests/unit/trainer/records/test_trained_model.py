@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from trainer.cli.export import predict
 from trainer.data.standardization import choose_standardization, standardize, summarize
 from trainer.errors import CheckpointError, DataError
+from trainer.models.building import build_model, user_module
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.stage import Stage
-from trainer.models.zoo import build_model, user_module
 from trainer.protocol.messages import Prepare
 from trainer.records.trained_model import export, load_model, metadata_of, read_weights
 
