@@ -71,5 +71,9 @@ def test_after_any_history_on_a_ring_no_delay_is_more_than_two_per_cent_above_a_
             continue
         delays = delays.changed(added, removed)
         for name in {name for stream in streams.values() for name in stream.servers}:
-            least_us = fresh.path_delay_us([name])
-            assert least_us / (1 + HEADROOMS[-1]) <= delays.path_delay_us([name]) <= least_us * WIDER_AT_MOST
+            new_us, delay_us = fresh.path_delay_us([name]), delays.path_delay_us([name])
+            assert delay_us <= new_us * WIDER_AT_MOST
+            # With windows a new analysis is not always the least: it may extend activities by more than an earlier one
+            # did, of which the proof still holds, and then counts more streams as concurrent.
+            if all(stream.activity == ALWAYS for stream in streams.values()):
+                assert delay_us >= new_us / (1 + HEADROOMS[-1])
