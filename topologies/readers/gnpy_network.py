@@ -60,6 +60,7 @@ def read_workbook(path: Path) -> SourceNetwork:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             facts = xls_to_json_data(path)
+            warned += _without_distance(path)
     except Exception as error:  # whatever GNPy, xlrd or openpyxl raise for a workbook in another form
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = f"a cell has a text for a number, or no value ({reason})" if isinstance(error, TypeError) else reason
@@ -68,6 +69,23 @@ def read_workbook(path: Path) -> SourceNetwork:
         gnpy_log.removeFilter(take)
     found = read_gnpy(path.stem, f"{path.name} (GNPy)", facts)
     return replace(found, notes=(*warned, *found.notes))
+
+
+def _without_distance(path: Path) -> list[str]:
+    """Return a sentence if links of a workbook have no distance, of which GNPy says nothing.
+
+    Source: findings/gnpy-workbook-empty-distance.sh
+    """
+    from gnpy.tools import convert
+
+    book, is_xlsx = convert.generic_open_workbook(path)
+    headers = {"Node A": "start", "Node Z": "end", "east": {"Distance (km)": "km"}}
+    rows = convert.parse_sheet(convert.get_sheet(book, "Links", is_xlsx), is_xlsx, headers, convert.LINKS_LINE,
+                               convert.LINKS_LINE + 2, convert.LINKS_COLUMN)
+    empty = [f"{row['start']} - {row['end']}" for row in rows if row.get("km") in (None, "")]
+    states = "1 link states" if len(empty) == 1 else f"{len(empty)} links state"
+    usual_km = convert.Link().east_distance
+    return [f"{states} no distance, GNPy takes {usual_km:g} km: {listed(empty)}"] if empty else []
 
 
 def read_gnpy(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetwork:

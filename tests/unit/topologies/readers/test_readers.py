@@ -292,6 +292,7 @@ def test_numbers_as_uids_are_matched_and_the_prefix_of_a_roadm_goes(tmp_path: Pa
     [
         ("ROADM", 81.5, ()),
         ("ROADMM", 81.5, ("GNPy: invalid node type (ILA) specified in A, replaced by ROADM",)),
+        ("ROADM", None, ("1 link states no distance, GNPy takes 80 km: A - B",)),
         ("ROADM", "far", "GNPy cannot read this workbook: a cell has a text for a number, or no value"),
     ],
 )
@@ -313,7 +314,7 @@ def test_a_workbook_is_read_by_gnpy(tmp_path: Path, kind: str, distance_km: obje
         assert outcome in refusal(str(tmp_path / "net.xlsx"))
         return
     plant = read_plant(str(tmp_path / "net.xlsx"))
-    assert (spans(plant), plant.notes) == ([("A-B", 81.5)], outcome)
+    assert (spans(plant), plant.notes) == ([("A-B", 81.5 if distance_km else 80.0)], outcome)
     assert "GNPy cannot read this workbook" in refusal(written(tmp_path / "text.xls", "no workbook"))
 
 
