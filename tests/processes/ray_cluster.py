@@ -8,18 +8,21 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 
 def main(port: int) -> None:
     """Start the nodes, print the cluster's address and stop the nodes when stdin ends."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    made: Any = Cluster()
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
-        node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False,
-                                "temp_dir": directory}
+        # Ray's Cluster writes its address below this directory even where temp_dir names another, and makes neither.
+        os.environ["RAY_TMPDIR"] = directory
+        Path(directory, "ray").mkdir()
+        from ray.cluster_utils import Cluster
+
+        made: Any = Cluster()
+        node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
         try:
             add_node(made, {**node, "gcs_server_port": port})
             add_node(made, node)
