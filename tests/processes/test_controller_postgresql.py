@@ -31,6 +31,7 @@ from machine.polling import wait_until
 from machine.postgresql_server import PostgreSQL
 from tests.processes.rig import Controller, flow
 from tests.processes.test_controller_crash import CrashingController
+from tests.schema_changes import KNOWN, RELEASED, REVISIONS, changes_beyond_adding, write_as
 
 PATIENCE_S = 5.0
 """For a loud machine; the goal is 1 s."""
@@ -232,6 +233,19 @@ def test_a_ledger_of_any_version_moves_from_sqlite_to_postgresql_and_back(
         rows = connection.execute(text("SELECT id, record FROM reservations ORDER BY id")).all()
         assert [tuple(row) for row in rows] == [(f"r-{number:08x}", record[:number]) for number in range(2500)]
     back.dispose()
+
+
+def test_an_older_version_goes_on_beside_a_standby_that_has_migrated(
+    server: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for revision in ("empty", RELEASED, REVISIONS[-2]):
+        engine = create_engine(server.create(f"schema_{revision}"))
+        with engine.begin() as connection:
+            if revision == "empty":
+                assert changes_beyond_adding(connection, monkeypatch) - KNOWN == set()
+            else:
+                assert "reservations" in write_as(connection, revision)
+        engine.dispose()
 
 
 def test_a_ledger_in_use_is_copied_only_as_a_backup_which_can_be_restored(
