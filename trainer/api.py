@@ -122,7 +122,8 @@ def train(
         flags = ["--runs-dir", str(runs_dir), "--json"]
         flags += ["--data", source] if resume is None else ["--resume", str(resume)]
         if local:
-            flags += ["--local", "--edges", str(edges), "--port", str(_free_port(edges) if port is None else port)]
+            flags += ["--local", "--port", str(_free_port(edges) if port is None else port)]
+            flags += ["--edges", str(edges)] if resume is None else []
         elif port is not None:
             flags += ["--port", str(port)]
         for name, value in settings.items():

@@ -56,8 +56,8 @@ def load_function(name: str) -> Callable[..., Any]:
 
     def call(**arguments: Any) -> Any:
         if unknown := [name for name in _required(function) if name not in arguments]:
-            raise UsageError(f"{name} has the parameter{'s'[: len(unknown) > 1]} {', '.join(unknown)}; it is given "
-                             f"those of {', '.join(arguments)} that it names as its parameters.")
+            raise UsageError(f"{name} requires the parameter{'s'[: len(unknown) > 1]} {', '.join(unknown)}; "
+                             f"{', '.join(arguments)} are what it can get, by these names; others need a default.")
         accepted = arguments if parameters is None else {key: arguments[key] for key in arguments if key in parameters}
         try:
             return function(**accepted)

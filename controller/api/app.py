@@ -22,6 +22,7 @@ from controller.api.middleware.authentication import AuthenticationMiddleware
 from controller.api.middleware.body_limit import BodyLimit
 from controller.api.middleware.concurrency import RequestExecutor, RunInThread
 from controller.api.middleware.content_type import JsonContentType
+from controller.api.middleware.head import HeadAsGet
 from controller.api.middleware.lanes import RequestLanes
 from controller.api.middleware.request_log import RequestLogMiddleware
 from controller.api.openapi import DocumentedApp
@@ -91,6 +92,7 @@ def create_app(
     quotas = QuotaTracker(service.queries)
     reserve = reserve_handler(service, executor, quotas)
     joint_audit = audit if audit.shares_database(service.ledger.engine) else None
+    app.add_middleware(HeadAsGet)
     app.add_middleware(
         ReserveFastPath,
         reserve=reserve,

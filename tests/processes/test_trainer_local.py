@@ -171,8 +171,9 @@ def test_an_interrupted_run_leaves_no_process_and_a_failed_record(tmp_path: Path
                        str(tmp_path))
     wait_for_event(tmp_path, "round_done", process)
     process.send_signal(signal.SIGTERM)
-    code, _, err = finish(process)
+    code, out, err = finish(process)
     assert code == 130, err
+    assert "stopped: no global model yet; record in" in out and "failed" not in out
     assert summary_of(tmp_path)["status"] == "failed"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from topologies.options import map_options, published_network_options
 from trainer.cli import cut_table
@@ -103,6 +104,8 @@ def plan(
         micro=micro, share=share, min_cut=min_cut,
         cuts=parse_cuts(cuts) if cuts else (), codec=codec, protect_labels=protect_labels, tail_layers=tail_layers)
     settings.check()
+    if map_name is None and click.get_current_context().get_parameter_source("share") is ParameterSource.COMMANDLINE:
+        raise UsageError("--share requires --map, whose free capacity it is of.")
     if len(settings.cuts) > 1:
         raise UsageError(f"--cuts is {cuts!r}; one round is planned, so there is one cut for each edge.")
     check_names(settings)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from topologies import running_emulation
 from topologies.option_types import FiniteRange
@@ -103,6 +104,7 @@ def train(
 
     changes = explicit_options(ctx, options)
     before = resumed_settings(resume, changes) if resume else None
+    _check_place(_given(ctx, "local"), edges if _given(ctx, "edges") else None, controller, before)
     if before is not None:
         local, edges = before.map_name is None, len(before.edges)
     if not 1024 <= port <= 65535 - 1 - edges:
@@ -160,6 +162,26 @@ def train(
     echo(f"Starting the cloud and {len(names)} edges; each edge standardizes its data and measures the model's layers.")
     with registered(directory):
         launch.run_processes(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _check_place(local: bool, edges: int | None, controller: str | None, before: RunSettings | None) -> None:
+    """Check that the options on where a run trains fit each other, and the run that is resumed (`before`).
+
+    Raises: UsageError.
+    """
+    if before is not None and local and before.map_name is not None:
+        raise UsageError(f"The run was started on the map {before.map_name}; it is not resumed with --local.")
+    local = before.map_name is None if before is not None else local
+    if edges is not None and not local:
+        raise UsageError("--edges requires --local; in the emulation the edges are those of its map.")
+    if edges is not None and before is not None and edges != len(before.edges):
+        raise UsageError(f"--edges is {edges}; the run to resume has {len(before.edges)}.")
+    if controller is not None and local:
+        raise UsageError("--controller does not apply to --local: loopback has no switches to reserve on.")
 
 
 def _where(running: running_emulation.RunningEmulation | None, edges: int, url: str | None) -> str:

@@ -93,7 +93,9 @@ class Progress:
         final = metric["final"]
         found = "no global model yet" if final is None else f"global {metric['name']} {final:.4f}"
         kept = f", promises {promises['kept']}/{promises['made']} kept" if promises["made"] else ""
-        self._line(f"{event['status']}: {found}{kept}; record in {event['directory']}")
+        status = "stopped" if event["code"] == "stopped" else event["status"]
+        resume = " (--resume continues it)" if status == "stopped" and final is not None else ""
+        self._line(f"{status}: {found}{kept}; record in {event['directory']}{resume}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

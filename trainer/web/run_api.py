@@ -50,7 +50,7 @@ class RunBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: Annotated[str, Field(description="Name of its directory.")]
-    status: Annotated[str, Field(description="`running`, `paused`, `done`, `failed`, or `stopped` if it was killed.")]
+    status: Annotated[str, Field(description="`running`, `paused`, `done`, `failed` or `stopped` before its end.")]
     error: Annotated[str | None, Field(description="Why it failed, as a sentence.")]
     map: Annotated[str | None, Field(description="The map; null for a local run.")]
     model: Annotated[str | None, Field(description="The model; null until it is chosen.")]

@@ -115,8 +115,10 @@ class FollowedRun:
 
     @property
     def status(self) -> str:
-        """`running`, `paused`, `done`, `failed`, or `stopped` if it was killed."""
+        """`running`, `paused`, `done`, `failed`, or `stopped` if it was interrupted or killed."""
         stated = str(self.summary.get("status", "unknown"))
+        if self.summary.get("error_code") == "stopped":
+            return "stopped"
         if stated != "running":
             return stated
         if RunProcess.of(self.directory) is None and not self._events.is_fresh():

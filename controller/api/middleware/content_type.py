@@ -39,7 +39,7 @@ class JsonContentType:
                     await problem_response(error)(scope, receive, send)
                     return
                 rest = [(name, value) for name, value in headers if name != b"content-type"]
-                scope = {**scope, "headers": [*rest, (b"content-type", JSON)]}
+                scope["headers"] = [*rest, (b"content-type", JSON)]  # in place: the router tells its route in `scope`
         await self._app(scope, receive, send)
 
 
