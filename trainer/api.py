@@ -82,6 +82,7 @@ class Settings(TypedDict, total=False):
     late: Literal["wait", "drop", "shrink"]
     late_after: float
     device: Literal["auto", "cpu", "cuda"]
+    cloud_threads: int
     ray: str
     ray_workers: int
     controller: str

@@ -200,6 +200,9 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "device",
         {"type": click.Choice(DEVICES), "help": "Device of the cloud; auto selects CUDA if available."},
     ),
+    ("--cloud-threads", "cloud_threads", {
+        "type": int, "help": "Threads of the cloud that compute for several edges at once, on CPUs and for models "
+        "without random layers.  [default: one for each CPU, at most one for each edge]"}),
     ("--ray", "ray", {"metavar": "ADDRESS", "help": "Serve the edges by workers on this Ray cluster: IP:PORT, auto "
                       "(the one of this machine), or local (start one).  [default: the cloud's process serves them]"}),
     ("--ray-workers", "ray_workers", {"type": int, "help": "With --ray: number of workers.  [default: one for each CPU "

@@ -18,6 +18,7 @@ from trainer.models.building import BuiltModel, build_model, random_batch
 from trainer.models.frozen import copy_sharing
 from trainer.models.layer_checks import check_layers
 from trainer.models.objective import build_loss
+from trainer.models.rng import draws_random
 from trainer.models.shared_trunk import joint_layers
 from trainer.models.split_model import MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
@@ -175,7 +176,9 @@ def build_shared(recipe: Prepare, device: torch.device) -> BuiltModel:
     built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
                         objective=recipe.objective, tuning=recipe.tuning)
     batch = partial(random_batch, sample_shape=recipe.sample_shape, integers=recipe.integers)
-    built = replace(built, joint=joint_layers(built.layers, built.boundaries, built.unchanging, batch))
+    trial = copy_sharing(built.layers, built.unchanging)
+    built = replace(built, joint=joint_layers(built.layers, built.boundaries, built.unchanging, batch),
+                    draws_random=draws_random(trial, batch(2)))
     for layer in built.layers:
         layer.to(device)
     return built

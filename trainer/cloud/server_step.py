@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trainer.cloud import edge_checks
+from trainer.cloud.compute_pool import ComputePool
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.step_segments import ReadyMicroBatch, StepSegments
 from trainer.cloud.step_timing import StepTransfers
-from trainer.errors import DivergedError, ModelFailedError, ProtocolError, TrainingFailedError
+from trainer.errors import DivergedError, ProtocolError, TrainingFailedError
 from trainer.models.rng import RandomStream
 from trainer.models.shared_trunk import MicroBatch, train_together
 from trainer.models.split_model import MiddleModel
@@ -29,6 +30,14 @@ _Reply = tuple[messages.Message, dict[str, Tensor]]
 """A message and its tensors."""
 _Result = tuple[messages.Message, dict[str, Tensor], float]
 """A message, its tensors and the loss."""
+
+PASSES_PER_THREAD = 4
+"""Passes that are computed together, so that a thread whose passes are short need not wait."""
+
+_Outcome = tuple["list[_Result | DivergedError] | TrainingFailedError | ProtocolError", float]
+"""What a pass came to, and how long it took in seconds."""
+_Finish = tuple[messages.StepDone, EdgeReplica, StepTransfers]
+"""An edge that has completed its part of the step."""
 
 Send = Callable[[EdgeSession, messages.Message, Mapping[str, Tensor] | None], SentFrame | None]
 """Sends to an edge; None if its connection is lost."""
@@ -63,10 +72,14 @@ class StepPlan:
 class ServerStep:
     """Computes the cloud's half as messages arrive; `transfers` has by edge what was sent and when.
 
-    `replicas`: of the edges that are served, as they are at any time: one that is lost is not in it.
+    `replicas`: of the edges that are served, as they are at any time: one that is lost is not in it. `pool`: its
+    threads compute for several edges at once.
     """
 
-    def __init__(self, plan: StepPlan, replicas: Mapping[str, EdgeReplica], send: Send, give_up: GiveUp) -> None:
+    def __init__(
+        self, plan: StepPlan, replicas: Mapping[str, EdgeReplica], send: Send, give_up: GiveUp,
+        pool: ComputePool | None = None,
+    ) -> None:
         self.plan = self._plan = plan
         self.transfers: dict[str, StepTransfers] = {}
         self._replicas = replicas
@@ -74,6 +87,9 @@ class ServerStep:
         self._exclude = give_up
         self._began_at_s = time.time()
         self._segments = StepSegments(plan.mini_batch)
+        self._pool = ComputePool() if pool is None else pool
+        self._passes = 1 if self._pool.threads == 1 else PASSES_PER_THREAD * self._pool.threads
+        self._finishing: list[_Finish] = []
 
     def add(self, replica: EdgeReplica, transfers: StepTransfers) -> None:
         """Begin the step of an edge."""
@@ -83,11 +99,14 @@ class ServerStep:
     @property
     def has_ready(self) -> bool:
         """Whether `train_ready` has work."""
-        return self._segments.has_ready
+        return self._segments.has_ready or bool(self._finishing)
 
     def train_ready(self) -> None:
-        """Compute for micro-batches whose segments are all there."""
-        self._train(self._segments.take(self._plan.max_samples))
+        """Compute for micro-batches whose segments are all there, else the optimizer steps of edges that are done."""
+        if self._segments.has_ready:
+            self._train(self._segments.take_passes(self._plan.max_samples, self._passes))
+        else:
+            self._finish_all()
 
     def expected_frames(self, replica: EdgeReplica) -> int:
         """Return the number of frames with segments and tail gradients that an edge sends in this step."""
@@ -106,7 +125,9 @@ class ServerStep:
                 self._train_all_of(replica)
                 self._check_done(message, received, replica, transfers)
                 transfers.done_s = received.arrival_s
-                self._finish_edge(message, replica, transfers)
+                self._finishing.append((message, replica, transfers))
+                if self._pool.threads == 1:
+                    self._finish_all()
             else:
                 assert isinstance(message, messages.Segment | messages.TailGradient)
                 self._process(message, received, replica, transfers)
@@ -163,10 +184,13 @@ class ServerStep:
             kind = type(message).__name__
             raise ProtocolError(f"it sent a {kind} that does not fit cut {replica.cut}: {error}") from error
         transfers.cloud_s += time.perf_counter() - began
-        if isinstance(message, messages.Segment) and not replica.shares_trunk:
+        if self._pool.threads > 1:
+            if self._segments.arrived >= self._passes:
+                self.train_ready()
+        elif isinstance(message, messages.Segment) and not replica.shares_trunk:
             self._train_all_of(replica)
         elif self._segments.arrived_samples >= self._plan.max_samples:
-            self._train(self._segments.take(self._plan.max_samples))
+            self.train_ready()
 
     def _answer(
         self, replica: EdgeReplica, transfers: StepTransfers, answer: messages.Message, tensors: Mapping[str, Tensor]
@@ -198,32 +222,50 @@ class ServerStep:
     def _train_all_of(self, replica: EdgeReplica) -> None:
         """Train all that is ready of an edge, with others where they share a pass."""
         while batches := self._segments.take(self._plan.max_samples, first_of=replica):
-            self._train(batches)
+            self._train([batches])
 
-    def _train(self, batches: Sequence[ReadyMicroBatch]) -> None:
-        """Compute the cloud's part of micro-batches in one pass and send each edge its result.
+    def _train(self, passes: Sequence[Sequence[ReadyMicroBatch]]) -> None:
+        """Compute the cloud's part of micro-batches, those of a pass together, and send each edge its result.
 
         Where the model fails on several, each is tried alone, so that only the edge that it fails on is excluded.
         """
-        batches = [ready for ready in batches if self._replicas.get(ready.replica.name) is ready.replica]  # not lost
-        if not batches:
-            return
+        served = ([ready for ready in batches if self._is_served(ready.replica)] for batches in passes)
+        passes = [batches for batches in served if batches]
+        began = time.perf_counter()
+        durations_s: list[float] = []
+        failed: list[ReadyMicroBatch] = []
+        with self._pool.each(self._outcome, passes) as outcomes:
+            for batches, (outcome, duration_s) in zip(passes, outcomes, strict=True):
+                durations_s.append(duration_s)
+                if isinstance(outcome, list):
+                    self._answer_all(batches, outcome)
+                elif len(batches) == 1 or isinstance(outcome, ProtocolError):
+                    self._give_up(batches[0].replica, outcome)
+                else:
+                    failed += batches
+        self._share_time(time.perf_counter() - began, [
+            (ready.replica, duration_s * ready.samples / sum(each.samples for each in batches))
+            for batches, duration_s in zip(passes, durations_s, strict=True) for ready in batches])
+        for ready in failed:
+            self._train([[ready]])
+
+    def _is_served(self, replica: EdgeReplica) -> bool:
+        """Whether its edge is not lost."""
+        return self._replicas.get(replica.name) is replica
+
+    def _outcome(self, batches: Sequence[ReadyMicroBatch]) -> _Outcome:
+        """Compute a pass; runs in a thread of the pool."""
         began = time.perf_counter()
         try:
-            results = self._compute(batches)
-        except ModelFailedError as error:
-            if len(batches) == 1:
-                self._give_up(batches[0].replica, error)
-            for ready in batches if len(batches) > 1 else ():
-                self._train([ready])
-            return
-        except ProtocolError as error:
-            self._give_up(batches[0].replica, error)
-            return
-        share_s = (time.perf_counter() - began) / sum(ready.samples for ready in batches)
+            outcome: list[_Result | DivergedError] | TrainingFailedError | ProtocolError = self._compute(batches)
+        except (TrainingFailedError, ProtocolError) as error:
+            outcome = error
+        return outcome, time.perf_counter() - began
+
+    def _answer_all(self, batches: Sequence[ReadyMicroBatch], results: Sequence[_Result | DivergedError]) -> None:
+        """Send the results of a pass."""
         for ready, result in zip(batches, results, strict=True):
             replica, transfers = ready.replica, self.transfers[ready.replica.name]
-            began = time.perf_counter()
             transfers.segments += 1
             if isinstance(result, DivergedError):
                 self._give_up(replica, result)
@@ -231,7 +273,12 @@ class ServerStep:
                 answer, tensors, loss = result
                 transfers.loss += loss
                 self._answer(replica, transfers, answer, tensors)
-            transfers.cloud_s += share_s * ready.samples + time.perf_counter() - began
+
+    def _share_time(self, elapsed_s: float, work: Sequence[tuple[EdgeReplica, float]]) -> None:
+        """Divide time of this process among the edges by the seconds of work for each."""
+        total_s = sum(work_s for _, work_s in work) or 1.0
+        for replica, work_s in work:
+            self.transfers[replica.name].cloud_s += elapsed_s * work_s / total_s
 
     def _compute(self, batches: Sequence[ReadyMicroBatch]) -> list[_Result | DivergedError]:
         """Return message, tensors and loss of every micro-batch.
@@ -285,13 +332,24 @@ class ServerStep:
         used = self._plan.gradient_codecs[replica.name]
         return segments.encode_gradients("gradient", gradients, replica.boundary, used)
 
-    def _finish_edge(self, done: messages.StepDone, replica: EdgeReplica, transfers: StepTransfers) -> None:
-        """Complete the step of an edge; the optimizer step runs now because no gradient is pending."""
+    def _finish_all(self) -> None:
+        """Complete the step of the edges that are done; the optimizer steps run now because no gradient is pending."""
+        finishing = [each for each in self._finishing if self._is_served(each[1])]
+        self._finishing.clear()
+        began, durations_s = time.perf_counter(), []
+        with self._pool.each(self._optimize, [replica for _, replica, _ in finishing]) as durations:
+            for (done, _, transfers), duration_s in zip(finishing, durations, strict=True):
+                durations_s.append(duration_s)
+                transfers.done = done
+                transfers.loss += done.loss or 0.0
+        self._share_time(time.perf_counter() - began, [
+            (replica, duration_s) for (_, replica, _), duration_s in zip(finishing, durations_s, strict=True)])
+
+    def _optimize(self, replica: EdgeReplica) -> float:
+        """Make the optimizer step of an edge; return its duration in seconds. Runs in a thread of the pool."""
         began = time.perf_counter()
         replica.model.step(self._plan.mini_batch)
-        transfers.cloud_s += time.perf_counter() - began
-        transfers.done = done
-        transfers.loss += done.loss or 0.0
+        return time.perf_counter() - began
 
 
 def _next_micro_batch(message: messages.TailGradient, expected: int, replica: EdgeReplica) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
@@ -119,17 +120,33 @@ class StepSegments:
         return bool(self._arrived or self._kept)
 
     @property
+    def arrived(self) -> int:
+        """Micro-batches that have arrived in this step and are not trained yet."""
+        return len(self._arrived)
+
+    @property
     def arrived_samples(self) -> int:
         """Samples of the micro-batches that have arrived in this step and are not trained yet."""
         return sum(ready.samples for ready in self._arrived)
 
-    def take(self, max_samples: int, first_of: EdgeReplica | None = None) -> list[ReadyMicroBatch]:
+    def take_passes(self, max_samples: int, number: int) -> list[list[ReadyMicroBatch]]:
+        """Take micro-batches for so many passes at most, of which no two have micro-batches of the same edge."""
+        passes: list[list[ReadyMicroBatch]] = []
+        taken: set[str] = set()
+        while len(passes) < number and (batches := self.take(max_samples, without=taken)):
+            passes.append(batches)
+            taken |= {ready.replica.name for ready in batches}
+        return passes
+
+    def take(
+        self, max_samples: int, first_of: EdgeReplica | None = None, without: AbstractSet[str] = frozenset()
+    ) -> list[ReadyMicroBatch]:
         """Take micro-batches for one pass: those that arrived first, then kept ones; empty if there is none.
 
         Several are of one cut, share their frozen layers and have `max_samples` together at most. `first_of`: begin
-        with this edge's, and take nothing without.
+        with this edge's, and take nothing without. `without`: names of edges whose micro-batches stay.
         """
-        queue = [*self._arrived, *self._kept]
+        queue = [ready for ready in (*self._arrived, *self._kept) if ready.replica.name not in without]
         if first_of is not None:
             queue.sort(key=lambda ready: ready.replica is not first_of)
             if not queue or queue[0].replica is not first_of:

@@ -264,7 +264,7 @@ class TrainingLoop:
             state.recipe.steps,
             lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
                                                   policy=self._settings.late),
-            earliest_s, self._settings.step_timeout_s,
+            earliest_s, self._settings.step_timeout_s, state.pool,
         )
         result = cloud_step.run(self._settings.late, self._settings.late_after)
         self._record_unfinished()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from trainer.cloud.compute_pool import ComputePool, usable_cpus
 from trainer.cloud.edge_manager import EdgeManager, Workers
 from trainer.cloud.edge_replica import EdgeReplica, build_replica, build_shared
 from trainer.cloud.edge_session import EdgeSession
@@ -78,6 +79,7 @@ class TrainingState:
         self.privacy = None if settings.dp is None else PrivacyAccount(settings.dp, settings, record)
         self._space = KeepingSpace(int(settings.keep_memory_bytes), record.directory)
         self._built = build_shared(self.recipe, self._device)
+        self.pool = ComputePool(self._threads())
         self.replicas: dict[str, EdgeReplica] = {
             session.name: self._new_replica(session) for session in edge_manager.sessions
         }
@@ -86,6 +88,14 @@ class TrainingState:
         self._held_out = HeldOutSegments(settings, edge_manager, record, self.recipe, self._space)
         self._averaging = ModelAveraging(settings, edge_manager, record, self.recipe, self.replicas, self.privacy,
                                          self._held_out)
+
+    def _threads(self) -> int:
+        """Return how many threads compute for the edges: one where workers or a GPU do, or layers draw random numbers.
+        """
+        settings, edges = self._settings, len(self._edge_manager.sessions)
+        if self._edge_manager.workers is not None or self._device.type != "cpu" or self._built.draws_random:
+            return 1
+        return min(settings.cloud_threads or usable_cpus(), edges)
 
     def _new_replica(self, session: EdgeSession) -> EdgeReplica:
         if self._edge_manager.workers is None:

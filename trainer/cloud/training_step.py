@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from trainer.cloud.compute_pool import ComputePool
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeSession
@@ -37,7 +38,7 @@ class CloudStep:
     def __init__(
         self, number: int, step: int, grant: Grant, edge_manager: EdgeManager, replicas: Mapping[str, EdgeReplica],
         gradient_codecs: Mapping[str, codec.Codec], seed: int, steps: int, on_late: Callable[[str, int], None],
-        earliest_s: float, timeout_s: float,
+        earliest_s: float, timeout_s: float, pool: ComputePool | None = None,
     ) -> None:
         self.number = number
         self.step = step
@@ -54,7 +55,7 @@ class CloudStep:
         plan = StepPlan(next(_serials), number, step, steps, seed, codecs, gradient_codecs, timeout_s,
                         max(replica.batch for replica in replicas.values()))
         kind = ServerStep if edge_manager.workers is None else RemoteStep
-        self._server = kind(plan, replicas, edge_manager.send, self._give_up)
+        self._server = kind(plan, replicas, edge_manager.send, self._give_up, pool)
 
     @property
     def transfers(self) -> Mapping[str, StepTransfers]:
@@ -67,18 +68,18 @@ class CloudStep:
         deadline_s = time.monotonic() + timeout_s
         late_s = time.monotonic() + step_deadline_s(self._grant.plan.step_s, late_factor)
         self._start()
-        while busy := self._busy():
+        while self._is_busy():
             item = self._edge_manager.receive(time.monotonic() if self._server.has_ready else min(deadline_s, late_s))
             if item is not None:
                 self._handle(*item)
             elif self._server.has_ready:
                 self._server.train_ready()
             elif time.monotonic() >= deadline_s:
-                for session in busy:
+                for session in self._busy():
                     self._edge_manager.drop(session, f"it did not complete step {self.step} within {timeout_s:g} s.")
             elif time.monotonic() >= late_s:
                 late_s = deadline_s
-                self._handle_late(busy, policy, late_factor)
+                self._handle_late(self._busy(), policy, late_factor)
         return StepResult(self.step, time.perf_counter() - began_s, self._done())
 
     def unfinished(self) -> list[Fields]:
@@ -128,6 +129,10 @@ class CloudStep:
             self._edge_manager.send(
                 session, messages.StartStep(round=self.number, step=self.step, first_s=self._first_s + session.offset_s)
             )
+
+    def _is_busy(self) -> bool:
+        transfers = self.transfers
+        return any(transfers[session.name].done is None for session in self._edge_manager.sessions)
 
     def _busy(self) -> list[EdgeSession]:
         return [session for session in self._edge_manager.sessions if self.transfers[session.name].done is None]

@@ -57,6 +57,7 @@ class RunSettings:
     L2 norm of an edge's update.
     `protection`: which failures every reserved flow survives by a backup path: a link, or a duct.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
+    `cloud_threads`: of the cloud that compute for the edges; None: one for each CPU.
     `ray`: address of the Ray cluster whose `ray_workers` workers serve the edges, "auto", or "local": one of its own.
     `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
     worth a reservation would be sent, and a segment of a few bytes cannot take as long as the others' segments.
@@ -114,6 +115,7 @@ class RunSettings:
     late: StragglerPolicy = "wait"
     late_after: float = 4.0
     device: str = "auto"
+    cloud_threads: int | None = None
     ray: str | None = None
     ray_workers: int | None = None
     controller: str | None = None
@@ -212,6 +214,10 @@ class RunSettings:
             (any(len(row) != edges for row in self.cuts),
              f"--cuts must name {edges} cuts, one per edge, in every round."),
             (bool(self.cuts and self.policy), "--cuts and --policy both choose the cuts; give one of them."),
+            (self.cloud_threads is not None and self.cloud_threads < 1,
+             f"--cloud-threads is {self.cloud_threads}; it must be at least 1."),
+            (self.cloud_threads is not None and self.ray is not None,
+             "--cloud-threads has no effect with --ray, whose workers compute; give one of them."),
             (self.ray_workers is not None and self.ray_workers < 1,
              f"--ray-workers is {self.ray_workers}; it must be at least 1."),
             (self.ray_workers is not None and self.ray is None,

@@ -30,7 +30,8 @@ class BuiltModel:
 
     `names`: `<layer>.<name>` to the name in the module's own state dict. `unchanging`: for every layer the values that
     training does not change; `constant`: for every cut 0..L whether its segments depend on their samples alone.
-    `joint`: of every layer whether it can run on the rows of several edges at once; only the cloud finds out.
+    `joint`: of every layer whether it can run on the rows of several edges at once; `draws_random`: whether some layer
+    draws random numbers, as dropout does. Only the cloud finds out about these.
     """
 
     layers: list[nn.Module]
@@ -39,6 +40,7 @@ class BuiltModel:
     unchanging: Unchanging
     constant: tuple[bool, ...]
     joint: tuple[bool, ...] = ()
+    draws_random: bool = True
 
 
 def build_layers(

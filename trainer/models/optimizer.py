@@ -55,13 +55,15 @@ class OptimizerConfig:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Create the optimiser for the parameters of one layer."""
-        rate, decay = self.learning_rate, self.weight_decay
+        rate, decay, values = self.learning_rate, self.weight_decay, list(parameters)
+        # One call of a kernel for a step instead of a dozen for every parameter; it takes no complex numbers.
+        fused = all(value.is_floating_point() for value in values)
         match self.name:
             case "sgd":
-                return torch.optim.SGD(parameters, lr=rate, weight_decay=decay)
+                return torch.optim.SGD(values, lr=rate, weight_decay=decay)
             case "momentum":
-                return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+                return torch.optim.SGD(values, lr=rate, momentum=0.9, weight_decay=decay)
             case "adam":
-                return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+                return torch.optim.Adam(values, lr=rate, weight_decay=decay, fused=fused)
             case "adamw":
-                return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+                return torch.optim.AdamW(values, lr=rate, weight_decay=decay, fused=fused)

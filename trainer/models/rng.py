@@ -7,13 +7,14 @@ nothing else: dropout drops the same values on either side of the cut.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -31,11 +32,20 @@ def seeded(seed: int) -> Iterator[None]:
             random.setstate(python_state)
 
 
+def draws_random(layers: Sequence[nn.Module], samples: Tensor) -> bool:
+    """Return whether some of these layers, which run on copies of their own, draws random numbers of PyTorch."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before, values = torch.default_generator.get_state(), samples
+        for layer in layers:
+            values = layer.train()(values)
+        return not torch.equal(before, torch.default_generator.get_state())
+
+
 @dataclass(frozen=True, slots=True)
 class RandomStream:
     """The random numbers of one micro-batch of one edge; `step` counts within the round.
 
-    PyTorch's generators are global to the process, so passes of several threads must not overlap. A CPU and a GPU
+    PyTorch's generators are global to the process, so passes that draw from them must not overlap. A CPU and a GPU
     draw different numbers from one seed: dropout is exact only where both sides compute on the same kind of device.
     """
 
