@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, pairwise
 
@@ -24,6 +24,14 @@ class CandidateRoute:
     length_km: float
     modulation: Modulation
     adjacent: tuple[int, ...] = ()
+    link_set: int = field(init=False, repr=False, compare=False)
+    """The links as bits."""
+    adjacent_set: int = field(init=False, repr=False, compare=False)
+    """The adjacent links as bits."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "link_set", sum(1 << link for link in self.links))
+        object.__setattr__(self, "adjacent_set", sum(1 << link for link in self.adjacent))
 
 
 class CandidateRoutes:

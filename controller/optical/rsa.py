@@ -95,6 +95,19 @@ class Spectrum:
     def __init__(self, grid: SpectrumGrid, free: Sequence[int]) -> None:
         self.grid = grid
         self.free = list(free)
+        self._free_links: list[int] | None = None
+
+    @property
+    def free_links(self) -> list[int]:
+        """Of each slot the set of links where it is free, as bits; the last element, also that of slot -1, is empty.
+
+        Kept up to date from the first use on.
+        """
+        if self._free_links is None:
+            slots = max(free.bit_length() for free in self.free)
+            columns = [sum((free >> slot & 1) << link for link, free in enumerate(self.free)) for slot in range(slots)]
+            self._free_links = [*columns, 0]
+        return self._free_links
 
     def occupy(self, assignment: Assignment) -> None:
         """Occupy a block.
@@ -105,11 +118,19 @@ class Spectrum:
             if assignment.block & ~self.free[link]:
                 raise ValueError(f"slots {assignment.first}+{assignment.width} of link {link} are taken")
             self.free[link] &= ~assignment.block
+        if self._free_links is not None:
+            first, links = assignment.first, assignment.route.link_set
+            for slot in range(first, first + assignment.width):
+                self._free_links[slot] &= ~links
 
     def release(self, assignment: Assignment) -> None:
         """Free a block."""
         for link in assignment.route.links:
             self.free[link] |= assignment.block
+        if self._free_links is not None:
+            first, links = assignment.first, assignment.route.link_set
+            for slot in range(first, first + assignment.width):
+                self._free_links[slot] |= links
 
     def most_used(self, starts: int, width: int) -> int:
         """Return the start, out of these, whose block of `width` slots is used on most links, the lowest on a tie."""
@@ -170,56 +191,50 @@ def _assign_by_gaps(
     best.
     """
     best_score, best_route, best_block = inf, None, 0
-    free, total = spectrum.free, spectrum.grid.slots
+    free, free_links, total = spectrum.free, spectrum.free_links, spectrum.grid.slots
     load, split, filled = order.load / total, order.split, order.filled
-    misaligned = order.misaligned
+    misaligned, position_per_link = order.misaligned, order.position_per_link
     compared = 0
     least_share = 1 - filled / (1 + spectrum.grid.guard_slots)  # of its cost, the least score of any route
     for cost, width, route in candidates:
         links = route.links
-        most_filled = filled * len(links)
+        link_count = len(links)
+        most_filled = filled * link_count
         if cost - most_filled >= best_score:
             if cost * least_share >= best_score:
                 break
             continue
-        free_slots = [free[link] for link in links]
         common = -1
-        for slots in free_slots:
-            common &= slots
+        for link in links:
+            common &= free[link]
         starts = block_starts(common, width)
         if not starts:
             continue
         compared += 1
         if compared > MOST_COMPARED:
             break
-        position = order.position + order.position_per_link * len(links)
+        position = order.position + position_per_link * link_count
         route_score = cost + position
         if load:
-            route_score += load * width * (total * len(links) - sum([slots.bit_count() for slots in free_slots]))
+            route_score += load * width * (total * link_count - sum([free[link].bit_count() for link in links]))
+        link_set, adjacent_set = route.link_set, route.adjacent_set
         ends = starts & ~(starts << 1) | starts & ~(starts >> 1)
-        free_adjacent: list[int] | None = None
         while ends:
             start = ends & -ends
             ends ^= start
-            score = route_score + position * (start.bit_length() - 1)
+            first = start.bit_length() - 1
+            score = route_score + position * first
             if score - most_filled >= best_score:
                 break
-            beside = start >> 1 | start << width
-            for slots in free_slots:
-                free_beside = slots & beside
-                if not free_beside:
-                    score -= filled
-                elif free_beside == beside and start > 1:
-                    score += split
+            below, above = free_links[first - 1] & link_set, free_links[first + width] & link_set
+            score += split * (below & above).bit_count() - filled * (link_count - (below | above).bit_count())
             if score >= best_score:
                 continue
-            block = start * ((1 << width) - 1)
             if misaligned:
-                if free_adjacent is None:
-                    free_adjacent = [free[link] for link in route.adjacent]
-                score += misaligned * sum([(slots & block).bit_count() for slots in free_adjacent])
+                slots = free_links[first : first + width]
+                score += misaligned * sum([(column & adjacent_set).bit_count() for column in slots])
             if score < best_score:
-                best_score, best_route, best_block = score, route, block
+                best_score, best_route, best_block = score, route, start * ((1 << width) - 1)
     return None if best_route is None else Assignment(best_route, best_block)
 
 
