@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Final
 
 from controller.domain.frozen import frozen
 from controller.optical.candidate_routes import CandidateRoute
@@ -176,7 +176,7 @@ class _Windows:
 
     def __init__(self, spectrum: LitSpectrum, option: RouteOption, policy: MovePolicy) -> None:
         self.cost, self.width, self.route = option
-        self.links = frozenset(self.route.links)
+        self.links = self.route.link_set
         self._spectrum, self._may_reroute = spectrum, policy.may_reroute
 
     @cached_property
@@ -222,21 +222,26 @@ class _Windows:
         """Yield the windows, lowest first, that 1 to 3 lightpaths conflict with, and these."""
         by_count, conflicts = self._counted
         starts = by_count[count - 1]
-        while starts:
-            start = starts & -starts
-            starts ^= start
-            yield start, [lightpath for blocked, lightpath in conflicts if blocked & start]
+        if not starts:
+            return
+        in_the_way: dict[int, list[LitLightpath]] = {}
+        for blocked, lightpath in conflicts:
+            blocked &= starts
+            while blocked:
+                start = blocked & -blocked
+                blocked ^= start
+                if start in in_the_way:
+                    in_the_way[start].append(lightpath)
+                else:
+                    in_the_way[start] = [lightpath]
+        for start in sorted(in_the_way):
+            yield start, in_the_way[start]
 
 
-class _Destination(NamedTuple):
-    """A route that a lightpath may take, before any move: its free slots, and the starts of blocks that fit."""
-
-    growth: int
-    width: int
-    route: CandidateRoute
-    links: frozenset[int]
-    free: int
-    starts: int
+_Destination = tuple[int, int, CandidateRoute, int, int, int]
+"""A route that a lightpath may take, before any move: by how much it grows in slots x links, slots, route, links as
+bits, the slots that are free on all of them, and the starts of blocks that fit.
+"""
 
 
 class _Search:
@@ -248,7 +253,6 @@ class _Search:
         self._policy = policy
         self._trials = policy.max_trials
         self._destinations: dict[int, list[_Destination]] = {}
-        self._options: dict[int, list[RouteOption]] = {}
 
     def best(self, windows: Sequence[_Windows], move_count: int) -> Reallocation | None:
         """Return the moves of so many lightpaths after which the least spectrum is in use."""
@@ -265,7 +269,7 @@ class _Search:
                     if window.cost + least >= best_score:
                         continue
                 block = start * slots
-                found = self._moves_out(window.links, block, conflicting, {})
+                found = self._moves_out(window.links, block, conflicting, {}, 0)
                 if found is None:
                     continue
                 growth, moves = found
@@ -275,16 +279,21 @@ class _Search:
         return best
 
     def _moves_out(
-        self, window_links: frozenset[int], block: int, conflicting: Sequence[LitLightpath], changed: dict[int, int]
+        self,
+        window_links: int,
+        block: int,
+        conflicting: Sequence[LitLightpath],
+        changed: dict[int, int],
+        changed_links: int,
     ) -> tuple[int, tuple[Move, ...]] | None:
         """Return the moves of these lightpaths, and by how much they grow in slots x links; None if there are none.
 
-        `changed`: the free slots of links after the moves so far.
+        `changed`: the free slots of links after the moves so far; `changed_links`: these links as bits.
         """
         best: tuple[int, tuple[Move, ...]] | None = None
         least = sum([self._least_growth[lightpath.number] for lightpath in conflicting])
         for lightpath in conflicting:
-            destination = self._destination(lightpath, window_links, block, changed)
+            destination = self._destination(lightpath, window_links, block, changed, changed_links)
             if destination is None:
                 continue
             growth, after = destination
@@ -292,7 +301,8 @@ class _Search:
             if len(conflicting) == 1:
                 return growth, (move,)
             rest = [other for other in conflicting if other is not lightpath]
-            found = self._moves_out(window_links, block, rest, self._after(move, changed))
+            links = changed_links | lightpath.assignment.route.link_set | after.route.link_set
+            found = self._moves_out(window_links, block, rest, self._after(move, changed), links)
             if found is not None and (best is None or growth + found[0] < best[0]):
                 best = growth + found[0], (move, *found[1])
                 if best[0] <= least:
@@ -300,15 +310,23 @@ class _Search:
         return best
 
     def _destination(
-        self, lightpath: LitLightpath, window_links: frozenset[int], block: int, changed: dict[int, int]
+        self,
+        lightpath: LitLightpath,
+        window_links: int,
+        block: int,
+        changed: dict[int, int],
+        changed_links: int,
     ) -> tuple[int, Assignment] | None:
         """Return the cheapest free block outside the window, and by how much the lightpath grows in slots x links."""
         self._trials -= 1
-        for growth, width, route, links, free, starts in self._destinations_of(lightpath):
-            if changed and not links.isdisjoint(changed):
+        destinations = self._destinations.get(lightpath.number)
+        if destinations is None:
+            destinations = self._destinations[lightpath.number] = self._destinations_of(lightpath)
+        for growth, width, route, links, free, starts in destinations:
+            if links & changed_links:
                 free = self._common(route, changed)
                 starts = block_starts(free, width) & self._allowed_starts(width)
-            if starts and not links.isdisjoint(window_links):
+            if starts and links & window_links:
                 starts = block_starts(free & ~block, width) & self._allowed_starts(width)
             if starts:
                 return growth, Assignment(route, (starts & -starts) * ((1 << width) - 1))
@@ -321,20 +339,14 @@ class _Search:
             common &= changed[link] if link in changed else free[link]
         return common
 
-    def _destinations_of(self, lightpath: LitLightpath) -> Iterator[_Destination]:
-        """Yield the routes that a lightpath may take, cheapest first, its own before others of the same cost."""
-        number = lightpath.number
-        known = self._destinations.setdefault(number, [])
-        yield from known
-        options = self._options.get(number)
-        if options is None:
-            options = self._options[number] = self._options_of(lightpath)
-        for cost, width, route in options[len(known) :]:
+    def _destinations_of(self, lightpath: LitLightpath) -> list[_Destination]:
+        """Return the routes that a lightpath may take, cheapest first, its own before others of the same cost."""
+        destinations, own_cost = [], _cost(lightpath)
+        for cost, width, route in self._options_of(lightpath):
             free = self._common(route, {})
             starts = block_starts(free, width) & self._allowed_starts(width)
-            growth = cost - _cost(lightpath)
-            known.append(_Destination(growth, width, route, frozenset(route.links), free, starts))
-            yield known[-1]
+            destinations.append((cost - own_cost, width, route, route.link_set, free, starts))
+        return destinations
 
     def _options_of(self, lightpath: LitLightpath) -> list[RouteOption]:
         own = lightpath.assignment.route
