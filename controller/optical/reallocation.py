@@ -131,14 +131,15 @@ class LitSpectrum(Spectrum):
         least = lightpath.least_growth
         if least is None:
             least = lightpath.options[0][0] - _cost(lightpath) if lightpath.options else 0
-        self.least_growth[lightpath.number] = min(0, least)
+        self.least_growth[lightpath.number] = least if least < 0 else 0
 
     def extinguish(self, lightpath: LitLightpath) -> None:
         """Remove a lightpath."""
+        number, lit_on = lightpath.number, self.lit_on
         self.release(lightpath.assignment)
         for link in lightpath.assignment.route.links:
-            del self.lit_on[link][lightpath.number]
-        del self.least_growth[lightpath.number], self.edges[lightpath.number]
+            del lit_on[link][number]
+        del self.least_growth[number], self.edges[number]
 
     def move(self, move: Move) -> LitLightpath:
         """Light the new block beside the old one, then free the old one; returns the lightpath after it.

@@ -114,23 +114,28 @@ class Spectrum:
 
         Raises: ValueError if one of its slots is occupied (a bug in the caller).
         """
+        block, free = assignment.block, self.free
         for link in assignment.route.links:
-            if assignment.block & ~self.free[link]:
+            if block & ~free[link]:
                 raise ValueError(f"slots {assignment.first}+{assignment.width} of link {link} are taken")
-            self.free[link] &= ~assignment.block
+            free[link] ^= block
         if self._free_links is not None:
-            first, links = assignment.first, assignment.route.link_set
-            for slot in range(first, first + assignment.width):
-                self._free_links[slot] &= ~links
+            self._change(self._free_links, assignment)
 
     def release(self, assignment: Assignment) -> None:
         """Free a block."""
+        block, free = assignment.block, self.free
         for link in assignment.route.links:
-            self.free[link] |= assignment.block
+            free[link] |= block
         if self._free_links is not None:
-            first, links = assignment.first, assignment.route.link_set
-            for slot in range(first, first + assignment.width):
-                self._free_links[slot] |= links
+            self._change(self._free_links, assignment)
+
+    @staticmethod
+    def _change(free_links: list[int], assignment: Assignment) -> None:
+        """Add the links to the sets of the block's slots, or remove them."""
+        block, links = assignment.block, assignment.route.link_set
+        for slot in range((block & -block).bit_length() - 1, block.bit_length()):
+            free_links[slot] ^= links
 
     def most_used(self, starts: int, width: int) -> int:
         """Return the start, out of these, whose block of `width` slots is used on most links, the lowest on a tie."""

@@ -75,6 +75,8 @@ def test_no_slot_is_ever_given_twice(
             taken = [each.block for each in standing if link in each.route.links]
             assert spectrum.free[link] == GRID.all_free & ~sum(taken)
             assert sum(block.bit_count() for block in taken) == sum(taken).bit_count()
+        for slot, links in enumerate(spectrum.free_links):
+            assert links == sum((free >> slot & 1) << link for link, free in enumerate(spectrum.free))
 
 
 @given(plants(), st.data())
