@@ -44,6 +44,7 @@ from controller.dataplane.southbound import (
     SwitchConnected,
     SwitchEvent,
 )
+from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation
 from controller.errors import Refused
@@ -111,6 +112,10 @@ class IdealSwitches:
     def read_ports(self, datapath_id: int, timeout_s: float) -> Future[list[PortCounter]]:  # noqa: ARG002
         """Return no counters."""
         return _done([])
+
+    def read_capabilities(self, datapath_id: int, timeout_s: float) -> Future[SwitchCapabilities]:  # noqa: ARG002
+        """Return none."""
+        return _done(SwitchCapabilities(datapath_id))
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         """Discard the frames."""

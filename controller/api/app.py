@@ -34,6 +34,7 @@ from controller.api.routes.reservations import reservation_routes
 from controller.api.routes.reserve import reserve_handler
 from controller.api.routes.reserve_fast_path import ReserveFastPath
 from controller.api.routes.streams import stream_routes
+from controller.api.routes.switches import switch_routes
 from controller.api.schemas.problem_details import add_error_handlers
 from controller.api.swagger_ui import add_swagger_ui
 from controller.errors import ControllerError
@@ -119,6 +120,7 @@ def create_app(
     app.include_router(stream_routes(service, Streams(service), executor, quotas))
     app.include_router(lightpath_routes(service, executor))
     app.include_router(network_routes(service.queries, executor, propagation_emulated, audit))
+    app.include_router(switch_routes(service.queries, executor))
     app.include_router(operation_routes(service, executor, metrics, stream, audit))
     qos = qos or QosOffer()
     app.state.qos_sessions = _qos_sessions(service, qos.delivery)

@@ -9,6 +9,7 @@ from queue import Queue
 from typing import Protocol
 
 from controller.dataplane.entries import FlowEntry, MeterEntry, SwitchState
+from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.dataplane.update_order import Change
 
 CONFIRM_TIMEOUT_S = 5.0
@@ -179,6 +180,9 @@ class Switches(Protocol):
 
     def read_ports(self, datapath_id: int, timeout_s: float) -> Future[list[PortCounter]]:
         """Read the counters of all ports of a switch."""
+
+    def read_capabilities(self, datapath_id: int, timeout_s: float) -> Future[SwitchCapabilities]:
+        """Ask a switch what it can do; a question that it refuses is left open."""
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         """Send a frame out of each port, unconfirmed; no effect if the switch is not connected."""

@@ -255,3 +255,9 @@ _FIELDS: dict[str, tuple[int, Encode]] = {
 
 Source: §7.2.3.7; ovs-fields(7).
 """
+
+FIELD_NUMBERS = {
+    name: (_BASIC_CLASS, number) if number < _NICIRA else (_NICIRA_CLASS, number % _NICIRA)
+    for name, (number, _) in _FIELDS.items()
+}
+"""Class and number of every field that entries use."""

@@ -17,7 +17,7 @@ from itertools import count
 from queue import Queue
 from typing import Any, TypeVar
 
-from controller.dataplane.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState, describe
+from controller.dataplane.entries import MeterEntry
 from controller.dataplane.meter_tokens import NO_COUNTS
 from controller.dataplane.southbound import (
     ChangesByDatapath,
@@ -29,15 +29,10 @@ from controller.dataplane.southbound import (
     SwitchEvent,
     SwitchStateUnknown,
 )
+from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.errors import SwitchRefused
+from controller.openflow.capability_messages import is_last
 from controller.openflow.connection import corked
-from controller.openflow.decoder import (
-    decode_flow_stats,
-    decode_group_desc,
-    decode_meter_config,
-    decode_meter_stats,
-    decode_port_stats,
-)
 from controller.openflow.encoder import (
     BARRIER_REPLY,
     ERROR_CODES,
@@ -48,9 +43,10 @@ from controller.openflow.encoder import (
 from controller.openflow.event_queue import SwitchEventQueue
 from controller.openflow.eventlet_quiet import eventlet
 from controller.openflow.incoming import BadMessageError
+from controller.openflow.readings import read_capabilities, read_counters, read_ports, read_state
 from controller.openflow.roles import Role, SwitchRoles
 from controller.openflow.switch_admission import SwitchAdmission, end
-from controller.openflow.transactions import Decode, PendingTransactions, StagedUpdate, StatsRequest, not_connected
+from controller.openflow.transactions import PendingTransactions, StagedUpdate, not_connected
 
 Result = TypeVar("Result")
 
@@ -104,17 +100,23 @@ class SwitchClient:
 
     def read_state(self, datapath_id: int, timeout_s: float, on_request: Callable[[], None]) -> Future[Reading]:
         """Read the entries of a switch; `on_request` is called at the moment whose state the reply describes."""
-        return self.call(lambda: self._read_state(datapath_id, timeout_s, on_request))
+        return self.call(lambda: read_state(self.pending, self.datapath(datapath_id), timeout_s, on_request))
 
     def read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
     ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
         """Read the counters of the entries with a cookie, and of those of these meters that the switch has."""
-        return self.call(lambda: self._read_counters(datapath_id, cookie, cookie_mask, meters, timeout_s))
+        return self.call(
+            lambda: read_counters(self.pending, self.datapath(datapath_id), (cookie, cookie_mask), meters, timeout_s)
+        )
 
     def read_ports(self, datapath_id: int, timeout_s: float) -> Future[list[PortCounter]]:
         """Read the counters of all ports of a switch."""
-        return self.call(lambda: self._read_ports(datapath_id, timeout_s))
+        return self.call(lambda: read_ports(self.pending, self.datapath(datapath_id), timeout_s))
+
+    def read_capabilities(self, datapath_id: int, timeout_s: float) -> Future[SwitchCapabilities]:
+        """Ask a switch what it can do; a question that it refuses is left open."""
+        return self.call(lambda: read_capabilities(self.pending, self.datapath(datapath_id), timeout_s))
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         """Send a frame out of each port, unconfirmed; no effect if the switch is not connected."""
@@ -153,61 +155,6 @@ class SwitchClient:
             with corked():
                 while self._calls:
                     self._calls.popleft()()
-
-    def _read_state(self, datapath_id: int, timeout_s: float, on_request: Callable[[], None]) -> Reading:
-        datapath = self.datapath(datapath_id)
-        parser, ofproto = datapath.ofproto_parser, datapath.ofproto
-        on_request()
-        requests: tuple[tuple[Any, Decode], ...] = (
-            (_flow_request(datapath, 0, 0), lambda stats: decode_flow_stats(stats).entry),
-            (
-                parser.OFPMeterConfigStatsRequest(datapath, 0, ofproto.OFPM_ALL),
-                lambda config: (config.meter_id, decode_meter_config(config)),
-            ),
-            (
-                parser.OFPGroupDescStatsRequest(datapath, 0),
-                lambda stats: (stats.group_id, decode_group_desc(stats, ofproto.OFPGT_FF)),
-            ),
-        )
-        entries, read_meters, read_groups = StatsRequest(self.pending, datapath, requests, timeout_s).replies()
-        ours = [entry for entry in entries if entry.cookie & COOKIE_TAG_MASK == COOKIE_TAG << 48]
-        foreign = [describe(entry) for entry in entries if entry.cookie & COOKIE_TAG_MASK != COOKIE_TAG << 48]
-        foreign += [f"meter {number}" for number, meter in read_meters if meter is None]
-        foreign += [f"group {number}" for number, group in read_groups if group is None]
-        state = SwitchState(
-            {meter.meter_id: meter for _, meter in read_meters if meter is not None},
-            {entry.key: entry for entry in ours},
-            {group.group_id: group for _, group in read_groups if group is not None},
-        )
-        return Reading(state, tuple(foreign))
-
-    def _read_counters(
-        self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
-    ) -> tuple[list[FlowCounter], list[MeterCounter]]:
-        datapath = self.datapath(datapath_id)
-        meter_request = datapath.ofproto_parser.OFPMeterStatsRequest
-
-        def request(message: Any, decode: Decode) -> StatsRequest:
-            return StatsRequest(self.pending, datapath, [(message, decode)], timeout_s)
-
-        flows = request(_flow_request(datapath, cookie, cookie_mask), decode_flow_stats)
-        meter_requests = [
-            request(meter_request(datapath, 0, meter.meter_id), partial(decode_meter_stats, meter)) for meter in meters
-        ]
-        meter_counters: list[MeterCounter] = []
-        flow_counters: list[FlowCounter] = flows.replies()[0]
-        for sent in meter_requests:
-            with contextlib.suppress(SwitchRefused):  # the switch does not have this meter
-                meter_counters += sent.replies()[0]
-        return flow_counters, meter_counters
-
-    def _read_ports(self, datapath_id: int, timeout_s: float) -> list[PortCounter]:
-        datapath = self.datapath(datapath_id)
-        message = datapath.ofproto_parser.OFPPortStatsRequest(datapath, 0, datapath.ofproto.OFPP_ANY)
-        counters: list[PortCounter] = StatsRequest(
-            self.pending, datapath, [(message, decode_port_stats)], timeout_s
-        ).replies()[0]
-        return counters
 
     def _send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         datapath = self.datapaths.get(datapath_id)
@@ -266,6 +213,9 @@ class SwitchClient:
         if transaction is None or transaction.datapath is not datapath:
             return False
         if kind == MULTIPART_REPLY:
+            if transaction.takes_bytes:
+                self.on_reply(datapath, xid, (body,), more=not is_last(body))
+                return True
             if transaction.counts is None:
                 return False
             transaction.counts.append(decode_meter_counts(body) if len(body) > EMPTY_REPLY_BYTES else NO_COUNTS)
@@ -320,9 +270,3 @@ def _run(future: Future[Result], work: Callable[[], Result]) -> None:
         future.set_result(work())
     except Exception as error:  # noqa: BLE001 - it is passed on by the future
         future.set_exception(error)
-
-
-def _flow_request(datapath: Any, cookie: int, cookie_mask: int) -> Any:
-    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
-    any_table_port_group = (ofproto.OFPTT_ALL, ofproto.OFPP_ANY, ofproto.OFPG_ANY)
-    return parser.OFPFlowStatsRequest(datapath, 0, *any_table_port_group, cookie, cookie_mask, parser.OFPMatch())

@@ -14,6 +14,7 @@ from controller.dataplane.meter_tokens import NO_COUNTS, MeterCounts
 from controller.dataplane.southbound import ChangesByDatapath, Pause
 from controller.dataplane.update_order import Change
 from controller.errors import SwitchDown, SwitchError, SwitchTimeout
+from controller.openflow.capability_messages import encode_question
 from controller.openflow.encoder import encode_barrier_request, encode_change, reading_times
 from controller.openflow.eventlet_quiet import eventlet
 
@@ -23,7 +24,9 @@ Decode = Callable[[Any], Any]
 class Transaction:
     """Messages to one switch under one xid, ended by the last reply or an error."""
 
-    __slots__ = ("_on_end", "began_s", "counts", "datapath", "decode", "error", "has_ended", "parts", "xid")
+    __slots__ = (
+        "_on_end", "began_s", "counts", "datapath", "decode", "error", "has_ended", "parts", "takes_bytes", "xid",
+    )  # fmt: skip
 
     def __init__(self, datapath: Any, xid: int, on_end: Callable[[], None]) -> None:
         """`on_end`: called when the transaction ends, with or without an error."""
@@ -35,6 +38,8 @@ class Transaction:
         """Decodes every part of a reply as it arrives: Ryu's objects are large."""
         self.counts: list[MeterCounts] | None = None
         """Of an update: the counters of meters that it has read, in order."""
+        self.takes_bytes = False
+        """Whether its parts are the bodies of multipart replies as they came, which Ryu does not parse."""
         self.error: SwitchError | None = None
         self.has_ended = False
         self._on_end = on_end
@@ -204,6 +209,29 @@ class StatsRequest:
         if error is not None:
             raise error
         return [transaction.parts for transaction in self._transactions]
+
+
+class Question:
+    """A question to one switch about what it can do; the bodies of the reply are not decoded."""
+
+    def __init__(self, pending: PendingTransactions, datapath: Any, question: str, timeout_s: float) -> None:
+        """`question`: one of capability_messages.QUESTIONS."""
+        self._ended = eventlet.event.Event()
+        group = TransactionGroup(pending, timeout_s, self._ended.send)
+        xid = _next_xid(datapath)
+        self._transaction = group.send(datapath, xid, encode_question(question, xid))
+        self._transaction.takes_bytes = True
+        group.complete()
+
+    def reply(self) -> list[bytes]:
+        """Block this greenlet until the reply is in; its bodies.
+
+        Raises: SwitchError.
+        """
+        error = self._ended.wait()
+        if error is not None:
+            raise error
+        return self._transaction.parts
 
 
 def _next_xid(datapath: Any) -> int:

@@ -1,7 +1,8 @@
 """Read access to the service: reservations, quotes, network state, event subscription.
 
-`counters`, `link_counters`, `fragments` and `consistency` read switches, `quote` takes the lock of ServiceState, and so
-do `reservation` and `reservations` where a bound must be told anew, for at most a second; all others never block.
+`counters`, `link_counters`, `fragments`, `consistency` and `check_switch` read switches, `quote` takes the lock of
+ServiceState, and so do `reservation` and `reservations` where a bound must be told anew, for at most a second; all
+others never block.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from controller.admission.admission import Admitted, Rejected
 from controller.admission.counter_offer import attach_offer
 from controller.booking.calendar import Calendar
 from controller.clock import ClockStep
+from controller.dataplane.switch_capabilities import SwitchCapabilities
+from controller.dataplane.switch_check import Check, Place, check_switch, switch_named
 from controller.domain.events import SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
@@ -156,6 +159,15 @@ class Queries:
     def consistency(self) -> tuple[SwitchReport, ...]:
         """Installed against intended entries of every switch; reads all switches."""
         return tuple(self._switches.verify([switch.name for switch in self.network.switches], repair=False))
+
+    def check_switch(self, switch: str) -> tuple[str, SwitchCapabilities, list[Check]]:
+        """What a switch, by its name or datapath id, says it can do, and what of it would not hold; reads it.
+
+        Raises: NotFound, SwitchDown, SwitchTimeout.
+        """
+        name = switch_named(self.network, switch)
+        said = self._switches.capabilities(name)
+        return name, said, check_switch(said, Place(self.network, name))
 
     @attach_offer
     def quote(self, spec: ReservationSpec) -> Admitted | Rejected:

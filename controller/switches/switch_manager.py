@@ -27,6 +27,7 @@ from controller.dataplane.southbound import (
     Switches,
     SwitchEvent,
 )
+from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.domain.events import (
     ServiceEvent,
     SwitchCertificateMismatch,
@@ -138,6 +139,14 @@ class SwitchManager:
     def silent_s(self, name: str) -> float:
         """Age of the oldest unanswered request to a switch; 0 if there is none."""
         return self._switches.silent_s(self._datapath_ids.datapath_id_of[name])
+
+    def capabilities(self, name: str) -> SwitchCapabilities:
+        """Ask a switch what it can do.
+
+        Raises: SwitchDown, SwitchTimeout.
+        """
+        number = self._datapath_ids.datapath_id_of[name]
+        return self._datapath_ids.result(self._switches.read_capabilities(number, READ_TIMEOUT_S))
 
     def _set_out_of_step(self, names: Collection[str], reason: str) -> None:
         self.tracker.forget(names)

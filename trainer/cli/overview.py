@@ -47,6 +47,7 @@ OWN_PLUGINS = {
     "ledger": "Copy the ledger of a controller to another database.",
     "maps": "List the maps, or show, draw and export one.",
     "pki": "Create test certificates.",
+    "switch-check": "Ask a switch what it can do, and print what would not hold.",
     "token": "Add, list and revoke bearer tokens of the REST API.",
     "tsn": "Make and simulate gate control lists for scheduled streams.",
 }

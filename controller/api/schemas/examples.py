@@ -282,6 +282,35 @@ CONSISTENCY: Json = {
     ],
 }
 
+SWITCH: Json = {
+    "switch": "s1",
+    "datapath_id": "0000000000000001",
+    "holds": False,
+    "checks": [
+        {"subject": "tables", "needed": "2", "stated": "254", "verdict": "holds", "reason": ""},
+        {
+            "subject": "meters: bursts", "needed": "yes", "stated": "no", "verdict": "fails",
+            "reason": "a sender loses what it sends at once, or gets more than was promised",
+        },
+    ],
+    "description": {
+        "manufacturer": "Nicira, Inc.", "hardware": "Open vSwitch", "software": "3.1.0", "serial_number": "None",
+        "datapath": "s1",
+    },
+    "table_count": 254,
+    "tables": [
+        {
+            "table": 0, "max_entries": 1_000_000, "matches": ["eth_type", "in_port"], "masks": [], "sets": ["ip_dscp"],
+            "actions": ["output", "set_field"], "instructions": ["apply_actions", "goto_table", "meter"],
+        }
+    ],
+    "meters": {
+        "max_meters": 262_144, "max_bands": 8, "drop": True, "kbps": True, "burst": False, "statistics": True,
+    },
+    "groups": {"fast_failover": True, "max_groups": 4_294_967_040, "actions": ["group", "output", "set_field"]},
+    "ports": [{"port": 1, "name": "s1-eth1", "up": True, "rate_bps": 10_000_000_000}],
+}
+
 AUDIT: Json = {
     "entries": [
         {

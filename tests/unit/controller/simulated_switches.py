@@ -26,6 +26,7 @@ from controller.dataplane.southbound import (
     SwitchConnected,
     SwitchEvent,
 )
+from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.domain.network import Network, network_from_map
 from controller.errors import SwitchRefused
 from controller.service.reservation_service import Service
@@ -79,6 +80,9 @@ class ConfirmingSwitches:
         name = self.network.switch_by_datapath_id[datapath_id].name
         links = self.network.links_from(name)
         return _done([PortCounter(link.source_port, 1000 * link.source_port, datapath_id) for link in links])
+
+    def read_capabilities(self, datapath_id: int, timeout_s: float) -> Future[SwitchCapabilities]:
+        return _done(SwitchCapabilities(datapath_id))
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         pass
