@@ -59,8 +59,8 @@ class Settings(TypedDict, total=False):
     dp_clip: float
     secure_aggregation: bool
     seed: int
-    codec: Literal["fp32", "bf16", "int8", "auto"]
-    gradient_codec: Literal["fp32", "bf16", "int8"]
+    codec: Literal["fp32", "bf16", "int8", "zstd", "auto"]
+    gradient_codec: Literal["fp32", "bf16", "int8", "zstd"]
     optimizer: Literal["sgd", "momentum", "adam", "adamw"]
     learning_rate: float
     schedule: str

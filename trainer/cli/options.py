@@ -105,17 +105,17 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "--codec",
         "codec",
         {
-            "type": click.Choice(["fp32", "bf16", "int8", "auto"]),
-            "help": "Codec of segments: fp32 is exact, bf16 halves and int8 quarters the bytes; auto "
-            "selects per edge the codec of the shortest step while accuracy is kept.",
+            "type": click.Choice(["fp32", "bf16", "int8", "zstd", "auto"]),
+            "help": "Codec of segments: fp32 is exact, bf16 halves and int8 quarters the bytes, zstd takes at most "
+            "0.12 of them; auto selects per edge the codec of the shortest step while accuracy is kept.",
         },
     ),
     (
         "--gradient-codec",
         "gradient_codec",
         {
-            "type": click.Choice(["fp32", "bf16", "int8"]),
-            "help": "Codec of gradients.  [default: as segments, at least bf16]",
+            "type": click.Choice(["fp32", "bf16", "int8", "zstd"]),
+            "help": "Codec of gradients.  [default: as segments; bf16 with int8]",
         },
     ),
     ("--optimizer", "optimizer", {"type": click.Choice(["sgd", "momentum", "adam", "adamw"]), "help": "Optimizer."}),

@@ -55,7 +55,7 @@ MSS_OVERHEAD_BYTES = 52
 @click.option("--share", default=0.75, show_default=True, help="Share of the free capacity to use (0..1).")
 @click.option("--min-cut", default=1, show_default=True, help="Minimum number of layers on an edge.")
 @click.option("--cuts", help="With --map: plan these cuts, one for each edge separated by commas.")
-@click.option("--codec", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "int8", "auto"]),
+@click.option("--codec", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "int8", "zstd", "auto"]),
               help="Codec of segments; auto as at the start of a run.")
 @click.option("--protect-labels", is_flag=True, help="Keep labels and the last layers on the edges.")
 @click.option(

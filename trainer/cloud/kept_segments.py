@@ -1,6 +1,7 @@
 """Segments of a frozen part that the cloud keeps, so that later epochs need none: in memory, beyond a limit on disk.
 
-They are kept as they arrived: in double or single precision, bf16, or int8 with the groups of their frame.
+They are kept as they arrived: in double or single precision, bf16, or int8 with the groups of their frame; zstd is
+decompressed to int8.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from trainer.models.boundary import Boundary, TensorSpec
 from trainer.models.values import Values
 from trainer.protocol import codec, segments
 from trainer.protocol.codec import Codec
+from trainer.protocol.quantization import dequantize
 
-_CODED_TYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
+_CODED_TYPES = {"bf16": torch.bfloat16, "int8": torch.int8, "zstd": torch.int8}
 
 
 @dataclass
@@ -62,7 +64,7 @@ class KeepingSpace:
 
 @dataclass
 class _KeptTensor:
-    """One tensor of a segment: a row for each sample; with int8 the groups of the frame, and the row's place in it."""
+    """One tensor of a segment: a row for each sample; if quantized, groups of the frame and the row's place in it."""
 
     rows: Tensor
     groups: list[Tensor] = field(default_factory=list)
@@ -91,12 +93,15 @@ class KeptSegments:
 
     def add(self, rows: Tensor, tensors: Mapping[str, Tensor], targets: Tensor | None) -> None:
         """Keep the tensors of a frame, which were checked, as the segments of these samples, and their targets."""
-        for name, kept in self._tensors.items():
-            kept.rows[rows] = tensors[name]
-            if kept.frame is not None and kept.place is not None:
+        for (name, kept), spec in zip(self._tensors.items(), self._boundary.tensors, strict=True):
+            if kept.frame is None or kept.place is None:
+                kept.rows[rows] = tensors[name]
+            else:
+                codes, groups = codec.codes_and_groups(name, tensors, spec.shape(len(rows)))
+                kept.rows[rows] = codes
                 kept.frame[rows] = len(kept.groups)
                 kept.place[rows] = torch.arange(len(rows))
-                kept.groups.append(tensors[name + codec.GROUPS].clone())
+                kept.groups.append(groups.clone())
         if targets is not None:
             if self._targets is None:
                 self._targets = torch.empty(self._samples, *targets.shape[1:], dtype=targets.dtype)
@@ -129,7 +134,7 @@ class KeptSegments:
         rows, memory_bytes = self._space.allocate((self._samples, *spec.shape(1)[1:]), _kept_type(spec, self.codec))
         self._memory_bytes += memory_bytes
         kept = _KeptTensor(rows)
-        if self.codec == "int8" and spec.coded and spec.dtype.is_floating_point:
+        if self.codec in codec.QUANTIZED and spec.coded and spec.dtype.is_floating_point:
             kept.frame, kept.place = (torch.zeros(self._samples, dtype=torch.int64) for _ in range(2))
         return kept
 
@@ -143,7 +148,7 @@ class KeptSegments:
             table if table.shape[1] == 1 else table[:, place : place + 1]
             for table, place in zip(tables, kept.place[rows].tolist(), strict=True)
         ], dim=1)
-        return codec.dequantize(values, groups).to(dtype)
+        return dequantize(values, groups).to(dtype)
 
 
 def row_bytes(boundary: Boundary, used: Codec) -> int:

@@ -322,7 +322,7 @@ class ServerStep:
             raise ProtocolError("it sent a tail gradient although it has no tail, or none that needs one.")
         tail = replica.boundaries[replica.model.stage.last]
         used = self._plan.gradient_codecs[replica.name]
-        arrived = segments.decode_gradients("tail_gradient", tensors, tail, used)
+        arrived = segments.decode_gradients("tail_gradient", tensors, tail, replica.samples_of(back.micro), used)
         edge_checks.check_names(tensors, segments.gradient_names("tail_gradient", tail, used))
         edge_checks.check_values([gradient for gradient in arrived if gradient is not None])
         gradients = replica.model.backward(back.micro, to_device(arrived, replica.device))

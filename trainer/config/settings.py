@@ -47,7 +47,7 @@ class RunSettings:
     `cuts`: fixed cuts, per round and edge, instead of the planner's; the last round's repeat.
     `policy`: a user function that chooses cuts, instead of the planner.
     `weight_decay` None: by a rule from parameters and samples. `standardization`: one of STANDARDIZATIONS.
-    `model` None: the task's default. `gradient_codec` None: the segments' codec, but at least bf16.
+    `model` None: the task's default. `gradient_codec` None: the segments' codec, but bf16 with int8.
     `aggregate`: how the edges' models become one; `tolerate`: of how many wrong edges; `clip_updates`: longest update,
     in median lengths. `trust_samples`: edges are weighted by the samples that they say, without limit.
     `server_optimizer`: what is made of their mean; `server_learning_rate` None: by its kind. `proximal`: weight of the

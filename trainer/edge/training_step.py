@@ -263,4 +263,6 @@ class EdgeStep:
         step.times.gradients_received_s.append(received.arrival_s)
         with step.times.backward:
             boundary = self._boundaries[self._model.cut]
-            self._model.backward(micro, segments.decode_gradients("gradient", received.frame.tensors, boundary))
+            gradients = segments.decode_gradients("gradient", received.frame.tensors, boundary,
+                                                  len(step.to_send[micro]))
+            self._model.backward(micro, gradients)

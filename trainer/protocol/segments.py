@@ -51,7 +51,7 @@ def decode_segment(
 
     Raises: ProtocolError if tensors are missing, have another shape or type, or hold no finite numbers.
     """
-    return boundary.join([_decode(tensor_name(name, number), tensors, spec, used)
+    return boundary.join([_decode(tensor_name(name, number), tensors, spec, samples, used)
                           for number, spec in enumerate(boundary.tensors)], samples)
 
 
@@ -84,23 +84,23 @@ def encode_gradients(
 
 
 def decode_gradients(
-    name: str, tensors: Mapping[str, Tensor], boundary: Boundary, used: Codec | None = None
+    name: str, tensors: Mapping[str, Tensor], boundary: Boundary, samples: int, used: Codec | None = None
 ) -> list[Tensor | None]:
-    """Decode the gradients of the differentiable tensors of a boundary; None for those that are not trained.
+    """Decode the gradients of a boundary's differentiable tensors for that many samples; None if not trained.
 
     Raises: ProtocolError if one is missing, or holds no finite numbers; `used` as in `decode_segment`.
     """
-    return [_decode(tensor_name(name, number), tensors, spec, used) if spec.trained else None
+    return [_decode(tensor_name(name, number), tensors, spec, samples, used) if spec.trained else None
             for number, spec in enumerate(boundary.differentiable)]
 
 
 def segment_bytes(boundary: Boundary, samples: int, used: Codec) -> int:
-    """Return the encoded bytes of the segment of that many samples, without frames and headers."""
+    """Return the most encoded bytes of the segment of that many samples, without frames and headers."""
     return sum(_bytes(spec, samples, used) for spec in boundary.tensors)
 
 
 def gradient_bytes(boundary: Boundary, samples: int, used: Codec) -> int:
-    """Return the encoded bytes of the gradients of that segment."""
+    """Return the most encoded bytes of the gradients of that segment."""
     return sum(_bytes(spec, samples, used) for spec in boundary.trained)
 
 
@@ -120,9 +120,9 @@ def tensor_name(name: str, number: int) -> str:
     return f"{name}.{number}" if number else name
 
 
-def _decode(key: str, tensors: Mapping[str, Tensor], spec: TensorSpec, used: Codec | None) -> Tensor:
+def _decode(key: str, tensors: Mapping[str, Tensor], spec: TensorSpec, samples: int, used: Codec | None) -> Tensor:
     if _is_coded(spec):
-        return codec.decode(key, tensors, spec.dtype, used)
+        return codec.decode(key, tensors, spec.shape(samples), spec.dtype, used)
     if key not in tensors:
         raise ProtocolError(f"The tensor {key!r} is missing.")
     return tensors[key]

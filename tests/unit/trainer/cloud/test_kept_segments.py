@@ -37,7 +37,7 @@ def test_every_sample_is_sent_once_before_it_is_needed(steps: list[list[list[int
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 10**6], ids=["disk", "memory"])
-@pytest.mark.parametrize("used", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("used", ["fp32", "bf16", "int8", "zstd"])
 @pytest.mark.parametrize("sides", [(4, 8, 8), (3,), (200,)], ids=["channels", "few", "rows"])
 def test_kept_segments_are_those_that_arrived(
     tmp_path: Path, used: Codec, sides: tuple[int, ...], memory_bytes: int

@@ -459,7 +459,7 @@ def test_training_cut_anywhere_equals_training_uncut(build: Build, kind: str) ->
         gradients, _ = server.train(arrived, labels, 4, STREAM)
         returned = segments.encode_gradients("gradient", gradients, boundary, "fp32")
         assert sum(tensor.nbytes for tensor in returned.values()) == segments.gradient_bytes(boundary, 4, "fp32")
-        client.backward(0, segments.decode_gradients("gradient", transferred(returned), boundary))
+        client.backward(0, segments.decode_gradients("gradient", transferred(returned), boundary, 4))
         client.step()
         server.step()
         return client.stage.state_dict(0, cut) | server.stage.state_dict(cut, count)

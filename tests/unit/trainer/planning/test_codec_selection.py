@@ -21,10 +21,21 @@ def test_a_configured_gradient_codec_is_used() -> None:
     assert CodecSelector("bf16", "fp32").allowed_codecs() == {"bf16": "fp32"}
 
 
-def test_auto_allows_int8_after_an_averaging_without_loss() -> None:
+def test_zstd_is_for_gradients_too() -> None:
+    assert CodecSelector("zstd").allowed_codecs() == {"zstd": "zstd"}
+
+
+def test_auto_allows_one_more_codec_after_every_averaging_without_loss() -> None:
     selector = CodecSelector("auto")
     assert list(selector.allowed_codecs()) == ["fp32", "bf16"]
     selector.update(0.8)
+    assert list(selector.allowed_codecs()) == ["fp32", "bf16", "int8"]
+    selector.update(0.79)
+    assert list(selector.allowed_codecs()) == ["fp32", "bf16", "int8"]
+    selector.update(0.81)
+    assert list(selector.allowed_codecs()) == ["fp32", "bf16", "int8", "zstd"]
+    selector.record_use("zstd")
+    selector.update(0.7)
     assert list(selector.allowed_codecs()) == ["fp32", "bf16", "int8"]
 
 

@@ -47,7 +47,7 @@ def sent_bytes(kind: type[MicroBatch], name: str, layer: int, codec_name: codec.
     return total
 
 
-@pytest.mark.parametrize("codec_name", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("codec_name", ["fp32", "bf16", "int8", "zstd"])
 @pytest.mark.parametrize("cut", [1, 6, 11, TAIL])
 def test_reserved_bits_cover_both_crossings_with_all_frames(cut: int, codec_name: codec.Codec) -> None:
     (forecast,) = forecaster(TAIL, codec_name).forecasts({"e": MSS}, {"e": [cut]})
