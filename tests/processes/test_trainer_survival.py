@@ -21,7 +21,7 @@ from trainer.models.optimizer import OptimizerConfig
 ROUNDS, STEPS, BATCH = 6, 2, 16
 RECIPE = ("--rounds", str(ROUNDS), "--steps", str(STEPS), "--batch", str(BATCH), "--micro", "2", "--average-every", "2",
           "--seed", "5", "--optimizer", "adamw", "--cuts", "2,7;11,4;3,5;8,1;1,9;6,6", "--server-optimizer", "fedadam",
-          "--proximal", "0.1")
+          "--proximal", "0.1", "--codec", "zstd")
 STOPPED_EARLY = "2,2,2"
 
 

@@ -45,20 +45,21 @@ def encode(name: str, segment: Tensor) -> tuple[Tensor, Tensor]:
     shape = tuple(segment.shape)
     least, greatest = quantization.group_range(name, segment)
     room = budget_bytes(shape) - quantization.group_bytes(shape) - 1
-    coarsest = quantization.quantize_keeping_zeros(segment, least, greatest, LEVELS[0])
+    import zstandard  # after the start of a run, and only with this codec
+
+    compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
     best, low, high = None, 0, len(LEVELS)
     while low < high:
         middle = (low + high) // 2
-        codes, groups = coarsest if middle == 0 else quantization.quantize_keeping_zeros(
-            segment, least, greatest, LEVELS[middle])
-        compressed = _compress(codes.to(torch.uint8).cpu().numpy())
+        codes, groups = _quantize(segment, least, greatest, LEVELS[middle])
+        compressed = compressor.compress(codes.tobytes())
         if len(compressed) <= room:
             best, low = (compressed, groups), middle + 1
         else:
             high = middle
     if best is None:
-        codes, groups = coarsest
-        return _join(_PACKED, _pack(codes.to(torch.uint8).cpu().numpy().reshape(-1))), groups
+        codes, groups = _quantize(segment, least, greatest, LEVELS[0])
+        return _join(_PACKED, _pack(codes.reshape(-1))), groups
     return _join(_COMPRESSED, best[0]), best[1]
 
 
@@ -84,10 +85,9 @@ def decode(name: str, data: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(codes ^ 128).view(torch.int8).reshape(shape)  # code - 128 in two's complement
 
 
-def _compress(codes: NDArray[np.uint8]) -> bytes:
-    import zstandard  # after the start of a run, and only with this codec
-
-    return bytes(zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL).compress(codes.tobytes()))
+def _quantize(segment: Tensor, least: Tensor, greatest: Tensor, levels: int) -> tuple[NDArray[np.uint8], Tensor]:
+    codes, groups = quantization.quantize_keeping_zeros(segment, least, greatest, levels)
+    return codes.to(torch.uint8).cpu().numpy(), groups
 
 
 def _decompress(name: str, body: NDArray[np.uint8], values: int) -> bytes:
