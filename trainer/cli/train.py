@@ -30,8 +30,10 @@ from trainer.cli.options import (
 from trainer.cli.preflight import check_names, check_run
 from trainer.config.partitioning import COLLECT_HELP, DATA_HELP, DATA_SETS, PARTITION_HELP, parse_partitioning
 from trainer.config.settings import CLOUD_PORT, RunSettings
+from trainer.data import read_ahead
 from trainer.errors import NetworkError, TrainerError, UsageError
 from trainer.processes import launch, limits
+from trainer.processes.collection import without_collection
 from trainer.records.resume import last_reservation, resumed_settings
 from trainer.records.run_control import registered
 
@@ -193,26 +195,35 @@ def _where(running: running_emulation.RunningEmulation | None, edges: int, url: 
 
 
 def preload(settings: RunSettings | None = None) -> None:
-    """Import the modules of cloud and edges once, before the processes are forked, and meanwhile load built-in data."""
+    """Import the modules of cloud and edges once, before the processes are forked, and meanwhile load built-in data.
+
+    What all processes share stays outside their garbage collection.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
-    importlib.import_module("trainer.data.load")  # with all that two threads must not import at a time
-    loading = threading.Thread(target=_load_builtin, args=(settings,))
-    loading.start()
-    for module in (
-        "trainer.cloud.training_loop", "trainer.edge.training_loop", "trainer.records.progress",
-        "trainer.reservation.reserved_bandwidth",
-    ):
-        importlib.import_module(module)
-    loading.join()
+    is_builtin = settings is not None and settings.collect is None and settings.data in DATA_SETS
+    if is_builtin and settings is not None and settings.data == read_ahead.DATA:
+        read_ahead.start()
+    with without_collection():
+        importlib.import_module("trainer.data.load")  # with all that two threads must not import at a time
+        loading = threading.Thread(target=_load_builtin, args=(settings,))
+        if is_builtin:
+            loading.start()
+        for module in (
+            "trainer.cloud.training_loop", "trainer.edge.training_loop", "trainer.records.progress",
+            "trainer.reservation.reserved_bandwidth",
+        ):
+            importlib.import_module(module)
+        if is_builtin:
+            loading.join()
+        importlib.import_module("trainer.edge.training_loop").warm_up()
 
 
-def _load_builtin(settings: RunSettings | None) -> None:
+def _load_builtin(settings: RunSettings) -> None:
     """Load built-in data; what fails is told by the check of the run."""
     from trainer.data.load import preload as preload_data
 
-    if settings is not None and settings.collect is None and settings.data in DATA_SETS:
-        with contextlib.suppress(TrainerError):
-            preload_data(settings.data, settings.seed)
+    with contextlib.suppress(TrainerError):
+        preload_data(settings.data, settings.seed)
 
 
 def _secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> list[str]:

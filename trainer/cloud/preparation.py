@@ -11,6 +11,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from trainer.cloud.made_ahead import MadeAhead
 from trainer.cloud.private_averaging import check_private_model
 from trainer.config.fine_tuning import ALL_TRAINED, FineTuning, parse_fine_tuning
 from trainer.config.objectives import METRICS, NEXT_TOKEN, Objective, choose_objective, parse_schedule, target_mistake
@@ -54,8 +55,10 @@ class Preparation:
     reasons: dict[str, object]
 
 
-def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparation:
-    """Choose the settings common to all edges.
+def prepare(
+    requests: Sequence[JoinRequest], settings: RunSettings, made: MadeAhead | None = None
+) -> Preparation:
+    """Choose the settings common to all edges; model and costs may have been `made` ahead.
 
     Raises: UsageError if the settings do not fit the model, TrainingFailedError if the requests do not.
     """
@@ -66,9 +69,14 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
     samples_of_edges = {request.edge: request.samples for request in requests}
     statistics = [request.statistics for request in requests]
     values = range_of(statistics) if all(request.whole_numbers for request in requests) else None
-    built, tail, integers = check_model(model, settings, sample_shape, classes, samples_of_edges, values, objective)
-    costs = tuple(layer_costs(built.layers, sample_shape, partial(
-        random_batch, sample_shape=sample_shape, integers=integers), built.unchanging))
+    made = MadeAhead() if made is None else made
+    built, tail, integers = check_model(model, settings, sample_shape, classes, samples_of_edges, values, objective,
+                                        made)
+    tuning = parse_fine_tuning(settings.freeze, settings.lora)
+    costs = made.get(
+        ("costs", model, settings.seed, sample_shape, classes, integers, objective, tuning),
+        lambda: tuple(layer_costs(built.layers, sample_shape, partial(
+            random_batch, sample_shape=sample_shape, integers=integers), built.unchanging)))
     samples = sum(request.samples for request in requests)
     parameters = sum(cost.trained_parameters for cost in costs)
     weight_decay, decay_reason = choose_weight_decay(samples, parameters)
@@ -81,7 +89,7 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         classes=classes,
         objective=objective,
         integers=integers,
-        tuning=parse_fine_tuning(settings.freeze, settings.lora),
+        tuning=tuning,
         frozen_digest=digest(built.layers, built.unchanging),
         seed=settings.seed,
         optimizer=OptimizerConfig(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay,
@@ -124,17 +132,18 @@ def _fixed_values(built: BuiltModel) -> dict[str, Tensor]:
 
 def check_model(
     model: str, settings: RunSettings, sample_shape: tuple[int, ...], classes: int, samples: Mapping[str, int],
-    values: Integers | None = None, objective: Objective = CLASSES,
+    values: Integers | None = None, objective: Objective = CLASSES, made: MadeAhead | None = None,
 ) -> tuple[BuiltModel, int | None, Integers | None]:
-    """Build the model, compare it with the user's own, and check that the settings fit it.
+    """Build the model, unless it was `made` ahead, compare it with the user's own, and check that the settings fit it.
 
     `samples`: the training samples of every edge. `values`: least and greatest input if all are whole numbers.
     Returns the model, its tail, and `values` if the model takes whole numbers as they are.
 
     Raises: UsageError.
     """
-    built, values = build_for_inputs(model, settings.seed, sample_shape, classes, values, settings.standardization,
-                                     objective, parse_fine_tuning(settings.freeze, settings.lora))
+    key = (model, settings.seed, sample_shape, classes, values, settings.standardization, objective,
+           parse_fine_tuning(settings.freeze, settings.lora))
+    built, values = (made or MadeAhead()).get(("model", *key), lambda: build_for_inputs(*key))
     if mistake := target_mistake(settings.target, objective.metric):
         raise UsageError(mistake)
     if objective.loss == NEXT_TOKEN:

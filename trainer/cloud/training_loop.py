@@ -17,7 +17,9 @@ import torch
 from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager, Workers
 from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.made_ahead import MadeAhead
 from trainer.cloud.membership import PAUSE_POLL_S, Membership, QuorumLostError, check_exclusions
+from trainer.cloud.rehearsal import rehearse
 from trainer.cloud.round_record import plan_event, round_event, round_row
 from trainer.cloud.step_timing import StepResult
 from trainer.cloud.training_state import TrainingState
@@ -81,13 +83,14 @@ def run(
         edge_manager.on_collecting = lambda report: record.event("collecting", edge=report.edge, samples=report.samples,
                                                                  held_out=report.held_out, wanted=report.wanted,
                                                                  sentence=edge_checks.printable(report.sentence))
+        made = rehearse(settings)  # while the edges load and join
         sessions = edge_manager.gather(settings.quorum, settings.ask_timeout_s, find_partition)
         record.event("gathered", edges=[session.name for session in sessions])
         bandwidth = make_bandwidth(sessions)
         record.describe(assumed_bps=bandwidth.assumed_bps)
         try:
             reason = TrainingLoop(
-                settings, edge_manager, bandwidth, record, resumed, policy, find_partition
+                settings, edge_manager, bandwidth, record, resumed, policy, find_partition, made
             ).train()
             failed = False
             edge_manager.close(reason, failed)  # while the edges' flows are reserved, so that it arrives at once
@@ -126,25 +129,30 @@ class TrainingLoop:
         resumed: Checkpoint | None,
         policy: CustomPolicy | None = None,
         find_partition: FindPartition = no_partition,
+        made: MadeAhead | None = None,
     ) -> None:
         self._settings = settings
         self._edge_manager = edge_manager
         self._bandwidth = bandwidth
         self._record = record
         self._is_resumed = resumed is not None
-        self._state = TrainingState(settings, edge_manager, record, resumed, policy)
+        self._state = TrainingState(settings, edge_manager, record, resumed, policy, made)
         for session in edge_manager.sessions:
             if session.cloud_port is not None:  # it has moved to a worker
                 bandwidth.add_edge(session.name, session.source_port, session.cloud_port)
         self._membership = Membership(settings, edge_manager, self._state, bandwidth, record, find_partition)
         self._step_in_progress: CloudStep | None = None
+        self._ahead: tuple[int, Grant] | None = None
 
     def train(self) -> str:
         """Train until the target or the last round; return the reason for the end.
 
         Raises: TrainerError.
         """
-        self._state.prepare_edges()
+        self._state.start_preparing()
+        if not self._is_resumed:  # the first round needs no more than the edges have joined with
+            self._ahead = 1, self._bandwidth.acquire(partial(self._state.plan_round, 1))
+        self._state.await_prepared()
         number = self._state.checkpoint.round
         if self._is_resumed:
             self._membership.restore(self._edge_manager.sessions)
@@ -187,7 +195,7 @@ class TrainingLoop:
         """
         began = time.perf_counter()
         self._membership.begin_round()
-        grant = self._bandwidth.acquire(partial(self._state.plan_round, number))
+        grant = self._grant(number)
         self._distribute_plan(number, grant)
         steps: list[StepResult] = []
         for step in range(self._settings.steps):
@@ -206,6 +214,15 @@ class TrainingLoop:
         if after is not None:
             self._state.save_checkpoint(after)
             self._membership.readmit()
+
+    def _grant(self, number: int) -> Grant:
+        """Return the grant made ahead for a round, if the edges are still the same, or acquire one."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            made_for, grant = ahead
+            if made_for == number and {edge.edge for edge in grant.plan.edges} == self._state.replicas.keys():
+                return grant
+        return self._bandwidth.acquire(partial(self._state.plan_round, number))
 
     def _distribute_plan(self, number: int, grant: Grant) -> None:
         """Send every edge its cut and pace; layers between the old and the new cut change sides."""

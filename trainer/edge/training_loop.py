@@ -6,6 +6,7 @@ When the connection to the cloud is lost, the edge reconnects and is restored fr
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -107,7 +108,7 @@ def run(settings: EdgeSettings, notify: Callable[[str], None] = log.info) -> str
     else:
         share = Share(settings.name, settings.index, settings.edges, settings.seed)
         collector, data = collect(settings.data, share, settings.collect, settings.cloud, settings.credentials, notify)
-    _warm_up()
+    warm_up()
     _join_cgroups(settings.cgroups)
     edge = Edge(settings, data, _join_request(settings, data), collector)
     deadline_s = time.monotonic() + settings.connect_timeout_s
@@ -125,8 +126,9 @@ def run(settings: EdgeSettings, notify: Callable[[str], None] = log.info) -> str
             time.sleep(min(next(pauses), remaining_s))
 
 
-def _warm_up() -> None:
-    """Load what torch imports on first use: optimizers and the kernels of a small model."""
+@functools.cache
+def warm_up() -> None:
+    """Load what torch imports on first use of layers and optimizers; without autograd, so a process may fork then."""
     part = Stage(build_layers("signal-cnn", 0, (3, 32, 32), 3), 0, 0, OptimizerConfig())
     part.step()
 
@@ -196,6 +198,7 @@ class Edge:
         self._cloud: CloudConnection
         self._model: ClientModel
         self._step: EdgeStep
+        self._first_runs: profiler.FirstRuns
         self._evaluation: Evaluation
         self._boundaries: Sequence[Boundary]
         self._recipe: messages.Prepare
@@ -348,13 +351,13 @@ class Edge:
             inputs = _standardized(self._data.train.inputs, recipe)
         self._step = EdgeStep(self._cloud, self._model, inputs, self._data.train.labels, recipe, built.boundaries,
                               self._settings.name, self._settings.index)
-        if not self.was_prepared:
-            profiler.run_once(layers, self._step.micro_batch, recipe.optimizer)
+        self._first_runs = profiler.FirstRuns(layers, self._step.micro_batch, recipe.optimizer)
         if recipe.secure_aggregation:
             self._sums.remember_values(self._model)
         self._prepared = recipe, inputs
         self.was_prepared = True
         self._cloud.connection.send(messages.Ready(data_order=self._step.data_order, initial_digest=initial))
+        self._first_runs.run(len(layers), lambda: self._cloud.has_message)  # while the cloud plans
 
     def _restore(self, restore: messages.Restore, received: ReceivedFrame) -> None:
         """Restore the state after an averaging."""
@@ -391,6 +394,7 @@ class Edge:
             self._require_plain(f"its layers from {plan.cut} on")
         leaving = self._model.move_cut(plan.cut, received.frame.tensors)
         self._plan = plan
+        self._first_runs.run(plan.cut if self._recipe.tail is None else len(self._model.stage.layers))
         self._step.keep_sent(plan)
         applied = messages.PlanApplied(round=plan.round)
         if self._collector is not None:

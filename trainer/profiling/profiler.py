@@ -21,7 +21,7 @@ from trainer.profiling.predictor import MAX_SLOWDOWN, ComputeProfile, LayerSecon
 from trainer.profiling.stopwatch import Stopwatch
 
 BENCHMARK_S = 0.1
-PROFILING_S = 0.2
+PROFILING_S = 0.1
 DEFAULT_OPTIMIZER = OptimizerConfig()
 
 
@@ -59,13 +59,34 @@ def _calls_per_s(work: Callable[[], object], seconds: float, watch: Stopwatch) -
     return calls / (watch.cpu_s - before_s)
 
 
-def run_once(layers: Sequence[nn.Module], micro_batch: torch.Tensor, optimizer: OptimizerConfig) -> None:
-    """Run copies of all layers forward and backward once: what torch chooses and loads on first use is then there.
+class FirstRuns:
+    """Runs copies of layers forward and backward once: what torch chooses and loads on first use is then there.
 
-    It would stall the first transfers otherwise, as a process that computes does not read.
+    It would stall the first transfers otherwise, as a process that computes does not read. `micro_batch`: inputs
+    (N, ...).
     """
-    copies, optimizers = _copies(layers, optimizer)
-    _profile_pass(copies, optimizers, micro_batch.clone(), 1, backward_layers(copies))
+
+    def __init__(self, layers: Sequence[nn.Module], micro_batch: torch.Tensor, optimizer: OptimizerConfig) -> None:
+        self._layers = layers
+        self._values: Values = micro_batch.clone()  # a layer may modify its input
+        self._needed = backward_layers(layers)
+        self._optimizer = optimizer
+        self._done = 0
+
+    def run(self, last: int, is_interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Run the layers [0, last) that have not run yet, one by one, until interrupted."""
+        while self._done < last and not is_interrupted():
+            number = self._done
+            (layer,), (optimizer,) = _copies(self._layers[number : number + 1], self._optimizer)
+            has_input_gradient = number > 0 and self._needed[number - 1]
+            entered = new_leaves(self._values)[1] if has_input_gradient else detached(self._values)
+            made = call_layer([*self._layers[:number], layer], number, entered)
+            if self._needed[number]:
+                gradients: list[torch.Tensor | None] = [torch.ones_like(tensor) for tensor in differentiable(made)]
+                backward(made, gradients)
+                _optimizer_step_s(optimizer)
+            self._values = detached(made)
+            self._done += 1
 
 
 def profile_layers(

@@ -168,3 +168,16 @@ def test_class_skew_is_the_share_of_samples_that_would_have_to_change_class() ->
     assert class_skew([[10], [0, 10]]) == 0.5
     assert class_skew([[0, 0], [0, 0]]) == class_skew([]) == 0
     assert class_skew([[30, 10], [10, 30]]) == 0.25
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 20), st.integers(1, 4), st.integers(0, 2**32))
+def test_counted_bytes_have_the_moments_of_their_values(samples: int, features: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 256, (samples, features, 5), generator=generator, dtype=torch.uint8)
+    counted, streamed = statistics_of(values), statistics_of(values.double())
+    for counts, at_once in ((counted.plain, streamed.plain), (counted.logged, streamed.logged)):
+        assert (counts.count, counts.minimum, counts.maximum) == (at_once.count, at_once.minimum, at_once.maximum)
+        assert counts.mean == pytest.approx(at_once.mean, rel=1e-12)
+        assert counts.m2 == pytest.approx(at_once.m2, rel=1e-9)
+        assert counts.m3 == pytest.approx(at_once.m3, rel=1e-9, abs=1e-9 * 255**3)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.config.partitioning import DATA_SETS, IID, Partitioning, parse_partitioning
-from trainer.data import builtin, dataset
+from trainer.data import builtin, dataset, photographs, read_ahead
 from trainer.data.custom import to_data_set
 from trainer.data.dataset import DataSet, LocalData, Samples, local_share
 from trainer.data.load import load, load_local
@@ -46,6 +46,24 @@ def test_the_wheel_holds_the_images_of_traffic_lights() -> None:
     assert data.train.inputs.dtype == torch.uint8
     assert torch.bincount(data.train.labels).tolist() == [723, 35, 429]
     assert len(data.held_out) == 297
+
+
+def test_photographs_that_another_process_has_read_are_the_same() -> None:
+    here = builtin.load_traffic_lights()
+    read_ahead.start()
+    there = builtin.load_traffic_lights()
+    for ours, theirs in ((here.train, there.train), (here.held_out, there.held_out)):
+        assert torch.equal(ours.inputs, theirs.inputs)
+        assert torch.equal(ours.labels, theirs.labels)
+    with read_ahead.result() as file:
+        assert file is None  # read once
+
+
+def test_what_another_process_could_not_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photographs, "PACKAGE", "no-such-package")
+    read_ahead.start()
+    with pytest.raises(DataError, match="no-such-package, which is not installed"):
+        builtin.load_traffic_lights()
 
 
 def test_the_wheel_holds_the_runs_of_the_simulated_plant() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from trainer.models.optimizer import OptimizerConfig
-from trainer.profiling.profiler import profile_layers
+from trainer.profiling.profiler import FirstRuns, profile_layers
 
 FAULTS = """
 import resource
@@ -48,6 +49,30 @@ def test_profiling_does_not_change_the_layers_and_distinguishes_them() -> None:
     assert seconds.backward_s[0] < 0.1 * seconds.backward_s[3]  # the input of the model has no gradient
     assert min(seconds.forward_s) > 0
     assert seconds.slowdown >= 1
+
+
+class Counted(nn.Linear):
+    runs: ClassVar[list[int]] = []
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        self.runs.append(self.out_features)
+        return super().forward(values)
+
+
+def test_every_layer_has_one_first_run_on_a_copy_however_often_it_is_interrupted() -> None:
+    Counted.runs.clear()
+    layers = [Counted(4, 5), Counted(5, 6), Counted(6, 7)]
+    weights = [value.clone() for layer in layers for value in layer.parameters()]
+    first_runs = FirstRuns(layers, torch.rand(2, 4), OptimizerConfig("adamw", learning_rate=1.0))
+    first_runs.run(3, lambda: len(Counted.runs) == 2)
+    assert Counted.runs == [5, 6]
+    first_runs.run(1)
+    first_runs.run(3)
+    first_runs.run(3)
+    assert Counted.runs == [5, 6, 7]
+    after = [value for layer in layers for value in layer.parameters()]
+    assert all(torch.equal(*pair) for pair in zip(weights, after, strict=True))
+    assert all(value.grad is None for value in after)
 
 
 STEP = """
