@@ -98,8 +98,8 @@ def modules_of_the_system() -> Iterator[Path]:
 
 def test_the_wheel_holds_all_data_files_and_the_licence(installed: Installed) -> None:
     inside = set(zipfile.ZipFile(installed.wheel).namelist())
-    data = [path for pattern in ("topologies/*.yaml", "controller/storage/migrations/**/*.py", "*/py.typed")
-            for path in ROOT.glob(pattern)]  # fmt: skip
+    patterns = "topologies/*.yaml", "controller/storage/migrations/**/*.py", "*/py.typed", "trainer/systemd/*"
+    data = [path for pattern in patterns for path in ROOT.glob(pattern)]
     modules = [path for package in ("controller", "trainer", "topologies") for path in (ROOT / package).rglob("*.py")]
     assert len(data) > 5
     assert {str(path.relative_to(ROOT)) for path in (*data, *modules)} - inside == set()

@@ -37,6 +37,7 @@ COMMANDS = {
     "audit": ("trainer.cli.operations", "audit", "Print the audit log: requests, tenants and responses."),
     "runs": ("trainer.cli.runs", "runs", "List, show, pause and stop runs; print what happened in one."),
     "web": ("trainer.cli.web", "web", "Serve a page with the network and the runs, live."),
+    "units": ("trainer.cli.units", "units", "Write systemd units of controller, cloud and edges."),
     "metrics": ("trainer.cli.operations", "metrics", "Print the metrics for Prometheus."),
 }
 """Name -> module, attribute and one line of help of the trainer's own commands."""
