@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,14 +18,12 @@ from pathlib import Path
 from typing import IO, Any, Literal, TypedDict, Unpack
 
 from trainer.errors import ApiProcessError, TrainerError, UsageError
+from trainer.processes.free_ports import free_ports
 from trainer.records.run_reader import Run, read_run
 
 Event = dict[str, Any]
 Plugin = str | Callable[..., Any]
 """A user function: `package.module:function`, or the function itself if other processes can import it."""
-
-FIRST_PORTS, LAST_PORTS = 20_000, 32_000
-"""Where a run on this machine takes its ports: below those that the kernel gives to connections."""
 LAST_LINES = 12
 
 
@@ -123,7 +119,7 @@ def train(
         flags = ["--runs-dir", str(runs_dir), "--json"]
         flags += ["--data", source] if resume is None else ["--resume", str(resume)]
         if local:
-            flags += ["--local", "--port", str(_free_port(edges) if port is None else port)]
+            flags += ["--local", "--port", str(free_ports(edges) if port is None else port)]
             flags += ["--edges", str(edges)] if resume is None else []
         elif port is not None:
             flags += ["--port", str(port)]
@@ -199,17 +195,6 @@ def _array(value: object, name: str) -> Any:
     if array.dtype.hasobject:
         raise UsageError(f"{name} of data is {type(value).__name__}, not an array of numbers.")
     return array
-
-
-def _free_port(edges: int) -> int:
-    """Return the first of consecutive ports for the cloud and the edges that are free now."""
-    for first in random.sample(range(FIRST_PORTS, LAST_PORTS, 8), 200):
-        with contextlib.suppress(OSError):
-            for port in range(first, first + 1 + edges):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
-    raise UsageError(f"No {1 + edges} consecutive ports from {FIRST_PORTS} on are free; give port.")
 
 
 def _run(flags: list[str], on_event: Callable[[Event], None] | None) -> Path:

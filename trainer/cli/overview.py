@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("trainer.cli.train", "train", "Train on the running emulation, or with --local on this machine."),
     "cloud": ("trainer.cli.train", "cloud", "Run the cloud node of a training run."),
     "edge": ("trainer.cli.train", "edge", "Run an edge node of a training run."),
+    "sweep": ("trainer.cli.sweep", "sweep", "Train many combinations of settings and compare them."),
     "plan": ("trainer.cli.plan", "plan", "Print the cost of every cut, and the plan of a round."),
     "report": ("trainer.cli.report", "report", "Write an HTML report of a run."),
     "compare": ("trainer.cli.report", "compare", "Compare runs."),

@@ -1,4 +1,4 @@
-"""The workers of the cloud as actors on a Ray cluster: the only module that imports Ray."""
+"""The workers of the cloud as actors on a Ray cluster; only this module and `trainer.cli.sweep_runs` import Ray."""
 
 from __future__ import annotations
 
