@@ -29,7 +29,7 @@ try:
     from ray.tune.search import BasicVariantGenerator
 except ImportError as error:
     raise RayUnavailableError(
-        f"Ray Tune is not installed ({error}); install it: pip install 'paceline[ray]' 'ray[tune]'.") from error
+        f"Ray Tune is not installed ({error}); install it: pip install 'paceline[ray]'.") from error
 
 _ray: Any = ray
 _tune: Any = tune
