@@ -41,16 +41,16 @@ RING, RING_FLOWS = 14, 500
 NOW_S = 1_800_000_000.0
 
 
-def grid(chance: random.Random) -> Network:
-    """The network of 1,000 nodes."""
-    names = {(x, y): f"s{x:02}{y:02}" for x in range(SIDE) for y in range(SIDE)}
+def grid(chance: random.Random, side: int = SIDE) -> Network:
+    """The network of side x side switches, by default of 1,000 nodes."""
+    names = {(x, y): f"s{x:02}{y:02}" for x in range(side) for y in range(side)}
     nodes = [MapNode(name, "switch", (x * 50, y * 50)) for (x, y), name in names.items()]
-    spans = [(names[x, y], names[x + 1, y]) for x in range(SIDE - 1) for y in range(SIDE)]
-    spans += [(names[x, y], names[x, y + 1]) for x in range(SIDE) for y in range(SIDE - 1)]
+    spans = [(names[x, y], names[x + 1, y]) for x in range(side - 1) for y in range(side)]
+    spans += [(names[x, y], names[x, y + 1]) for x in range(side) for y in range(side - 1)]
     chords = list(names)[::12]
-    spans += [(names[x, y], names[(x + 7) % SIDE, (y + 11) % SIDE]) for x, y in chords]
-    border = [name for (x, y), name in names.items() if {x, y} & {0, SIDE - 1}]
-    hosts = [(f"h{number:03}", border[number]) for number in range(HOSTS)]
+    spans += [(names[x, y], names[(x + 7) % side, (y + 11) % side]) for x, y in chords]
+    border = [name for (x, y), name in names.items() if {x, y} & {0, side - 1}]
+    hosts = [(f"h{number:03}", border[number % len(border)]) for number in range(HOSTS)]
     nodes += [MapNode(name, "host", (0, 0)) for name, _ in hosts]
     links = [MapLink(ends, chance.uniform(20, 80), 1, 100) for ends in spans]
     links += [MapLink(ends, 1, 1, 100) for ends in hosts]

@@ -50,11 +50,14 @@ def step_ms(edges: int, flags: Sequence[str]) -> float:
     return statistics.median(float(step) for row in rows[1:] for step in row["step_ms"]["measured"])
 
 
-def forecasts(random: np.random.Generator, edges: int) -> tuple[list[EdgeForecast], Offer]:
-    """Edges of very different speed on fifty access switches on five trunks, which share the link to the cloud."""
-    forward = random.lognormal(-6, 1, CUTS)
-    backward = forward * random.uniform(1, 3, CUTS)
-    bits = 3e6 * np.exp(np.cumsum(random.normal(-3 / CUTS, 0.4, CUTS + 1)))
+def forecasts(random: np.random.Generator, edges: int, cuts: int = CUTS) -> tuple[list[EdgeForecast], Offer]:
+    """Edges of very different speed on fifty access switches on five trunks, which share the link to the cloud.
+
+    `cuts`: layers of the model.
+    """
+    forward = random.lognormal(-6, 1, cuts)
+    backward = forward * random.uniform(1, 3, cuts)
+    bits = 3e6 * np.exp(np.cumsum(random.normal(-3 / cuts, 0.4, cuts + 1)))
     found, paths = [], {}
     usable = {"cloud": 40e9} | {f"trunk{number}": 10e9 for number in range(5)}
     usable |= {f"access{number}": 2e9 for number in range(50)}
@@ -65,7 +68,7 @@ def forecasts(random: np.random.Generator, edges: int) -> tuple[list[EdgeForecas
         found.append(EdgeForecast(name, tuple(
             Option(cut, "fp32", slow * float(forward[:cut].sum()), slow * float(backward[:cut].sum()),
                    float(forward[cut:].sum() + backward[cut:].sum()), float(bits[cut]), float(bits[cut]))
-            for cut in range(1, CUTS)), (0.0,) * len(bits), 0.05))
+            for cut in range(1, cuts)), (0.0,) * len(bits), 0.05))
     return found, Offer(paths, paths, usable, floor_bps=1e5)
 
 
