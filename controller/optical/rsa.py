@@ -232,7 +232,11 @@ def _assign_by_gaps(
             if score - most_filled >= best_score:
                 break
             below, above = free_links[first - 1] & link_set, free_links[first + width] & link_set
-            score += split * (below & above).bit_count() - filled * (link_count - (below | above).bit_count())
+            splits = (below & above).bit_count()
+            if splits and int(score).bit_length() < int(score + split * splits).bit_length():
+                score = _with_gaps(score, order, links, below, above)
+            else:  # with whole weights no sum is rounded, so the order of the links makes no difference
+                score += split * splits - filled * (link_count - (below | above).bit_count())
             if score >= best_score:
                 continue
             if misaligned:
@@ -241,6 +245,20 @@ def _assign_by_gaps(
             if score < best_score:
                 best_score, best_route, best_block = score, route, start * ((1 << width) - 1)
     return None if best_route is None else Assignment(best_route, best_block)
+
+
+def _with_gaps(score: float, order: RouteOrder, links: Sequence[int], below: int, above: int) -> float:
+    """Return the score with the terms for gaps, added link by link so that ties are rounded alike.
+
+    `below`, `above`: the links as bits on which the slot below the block, or that above it, is free.
+    """
+    for link in links:
+        is_free_below, is_free_above = below >> link & 1, above >> link & 1
+        if is_free_below and is_free_above:
+            score += order.split
+        elif not is_free_below and not is_free_above:
+            score -= order.filled
+    return score
 
 
 def _assign_sequentially(
