@@ -1,15 +1,19 @@
-"""Many edges: step times with one process in the cloud and with workers on Ray, and plans for thousands of edges.
+"""Many edges: step times with threads of the cloud and with workers on Ray, memory, and plans for thousands of edges.
 
 The runs are of real processes on this machine; the edges, which have the first layer only, share its cores with the
-cloud. The cloud's single process, one worker and two workers train the same edges in turn. The plans are made by the
+cloud. One thread of the cloud, two threads, one worker and two workers train the same edges in turn, and with --before
+the trainer of an earlier checkout. Memory is the proportional set size of all processes of a run in its last round,
+and an edge's the growth from the fewest edges to the most. The plans are made by the
 planner for simulated forecasts: which worker serves which edge, with cuts and rates; their step is compared with a
 lower bound of all plans and assignments.
 
-    .venv/bin/python bench/many_edges.py [--quick] [--plans-only] [--out FILE.json]
+    .venv/bin/python bench/many_edges.py [--quick] [--plans-only] [--runs-only] [--no-ray] [--before DIR]
+        [--out FILE.json]
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -17,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -27,27 +32,64 @@ from harness import report
 from trainer.planning.plan import EdgeForecast, Offer, Option
 from trainer.planning.worker_assignment import assign_workers
 
+HERE = Path(__file__).parents[1]
 EDGES = 8, 16, 32, 64
 SIMULATED_EDGES = 1000, 10_000
 WORKERS = 1, 2, 4, 8, 16, 32
 CUTS, MICRO = 8, 8
 ROUNDS, STEPS = 3, 4
-SETTINGS: tuple[tuple[str, ...], ...] = ((), ("--ray", "local", "--ray-workers", "1"),
-                                         ("--ray", "local", "--ray-workers", "2"))
-NAMES = "one process", "1 worker", "2 workers"
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "1 thread": ("--cloud-threads", "1"), "2 threads": ("--cloud-threads", "2"),
+    "1 worker": ("--ray", "local", "--ray-workers", "1"), "2 workers": ("--ray", "local", "--ray-workers", "2"),
+}
+BEFORE = "before"
+SMALL_MODEL, SMALL_MODEL_EDGES = "mlp", 64
 
 
-def step_ms(edges: int, flags: Sequence[str]) -> float:
-    """Return the median step of a run after its first round."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A run: medians of its rounds after the first, and the memory of all its processes (PSS)."""
+
+    step_ms: float
+    cloud_ms: float
+    round_ms: float
+    memory_bytes: int
+
+
+def measure(edges: int, flags: Sequence[str], model: str = "signal-cnn", checkout: Path = HERE) -> Measured:
+    """Train on loopback, by the trainer of a checkout."""
     with tempfile.TemporaryDirectory() as directory:
-        subprocess.run([
-            sys.executable, "-m", "trainer.cli.main", "train", "--local", "--edges", str(edges), "--port", "23000",
+        command = [
+            sys.executable, "-m", "trainer.cli", "train", "--local", "--edges", str(edges), "--port", "23000",
             "--runs-dir", directory, "--rounds", str(ROUNDS), "--average-every", str(ROUNDS), "--steps", str(STEPS),
-            "--batch", "32", "--micro", "2", "--assume-bps", "1e11",
-            "--cuts", ",".join(["1"] * edges), "--quiet", *flags], check=True)
+            "--batch", "32", "--micro", "2", "--assume-bps", "1e11", "--model", model,
+            "--cuts", ",".join(["1"] * edges), "--json", *flags]
+        memory_bytes = 0
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=checkout) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if f'"round": {ROUNDS}, "step": {STEPS - 1}' in line:
+                    memory_bytes = memory_of(process.pid)
+        if process.returncode:
+            raise click.ClickException(f"The run with {edges} edges has failed.")
         (run,) = Path(directory).iterdir()
-        rows = json.loads((run / "summary.json").read_text())["rounds"]
-    return statistics.median(float(step) for row in rows[1:] for step in row["step_ms"]["measured"])
+        rows = json.loads((run / "summary.json").read_text())["rounds"][1:]
+    return Measured(
+        statistics.median(float(step) for row in rows for step in row["step_ms"]["measured"]),
+        statistics.median(row["cloud_ms"]["measured"] for row in rows),
+        statistics.median(sum(row["step_ms"]["measured"]) for row in rows), memory_bytes)
+
+
+def memory_of(pid: int) -> int:
+    """Return the proportional set size of a process and all that it has started."""
+    found, total = [pid], 0
+    while found:
+        process = Path("/proc", str(found.pop()))
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in (process / "task" / process.name / "children").read_text().split()]
+            lines = (process / "smaps_rollup").read_text().splitlines()
+            total += next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
 
 
 def forecasts(random: np.random.Generator, edges: int, cuts: int = CUTS) -> tuple[list[EdgeForecast], Offer]:
@@ -75,20 +117,39 @@ def forecasts(random: np.random.Generator, edges: int, cuts: int = CUTS) -> tupl
 @click.command()
 @click.option("--quick", is_flag=True, help="8 edges, and plans for 1,000.")
 @click.option("--plans-only", is_flag=True, help="Only the plans.")
+@click.option("--runs-only", is_flag=True, help="Only the runs.")
+@click.option("--no-ray", is_flag=True, help="Without workers.")
+@click.option("--before", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Checkout of an earlier trainer that is measured, too.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
-def main(quick: bool, plans_only: bool, out: Path | None) -> None:
-    """Compare workers with one process; plan for thousands of edges."""
+def main(
+    quick: bool, plans_only: bool, runs_only: bool, no_ray: bool, before: Path | None, out: Path | None
+) -> None:
+    """Compare threads and workers with one thread; plan for thousands of edges."""
     claims: dict[str, report.Claim] = {}
     samples: dict[str, object] = {}
-    runs = Table("edges", *(f"{name}, ms" for name in NAMES), title="step time (p50)")
+    settings = {name: flags for name, flags in SETTINGS.items() if not (no_ray and "--ray" in flags)}
+    names = [*([BEFORE] if before else []), *settings]
+    runs = Table("edges", *(f"{name}, ms" for name in names), title="step time / the cloud's part of it (p50)")
+    memory: dict[int, int] = {}
     for edges in () if plans_only else EDGES[:1] if quick else EDGES:
-        times = [step_ms(edges, flags) for flags in SETTINGS]
-        runs.add_row(str(edges), *(f"{each:.0f}" for each in times))
-        samples[f"step_ms_{edges}"] = dict(zip(NAMES, times, strict=True))
-        claims[f"two_workers_speedup_{edges}"] = report.Claim(times[0] / times[2], "")
+        found = {BEFORE: measure(edges, (), checkout=before)} if before else {}
+        found |= {name: measure(edges, flags) for name, flags in settings.items()}
+        runs.add_row(str(edges), *(f"{each.step_ms:.0f} / {each.cloud_ms:.0f}" for each in found.values()))
+        samples[f"measured_{edges}"] = {name: asdict(each) for name, each in found.items()}
+        memory[edges] = found["2 threads"].memory_bytes
+        for name, each in list(found.items())[1:]:
+            claims[f"{name.replace(' ', '_')}_step_ratio_{edges}"] = report.Claim(
+                each.step_ms / next(iter(found.values())).step_ms, "")
+    if len(memory) > 1:
+        growth = (memory[max(memory)] - memory[min(memory)]) / (max(memory) - min(memory))
+        claims["memory_per_edge"] = report.at_most(growth / 1e6, "MB", 20)
+        small = measure(SMALL_MODEL_EDGES, SETTINGS["2 threads"], SMALL_MODEL)
+        samples[f"measured_{SMALL_MODEL}"] = asdict(small)
+        claims[f"rounds_per_s_{SMALL_MODEL}_{SMALL_MODEL_EDGES}"] = report.at_least(1e3 / small.round_ms, "/s", 1)
     plans = Table("edges", "workers", "step, ms", "over bound", "planning, s", title="plans")
     ratios = []
-    for edges in SIMULATED_EDGES[:1] if quick else SIMULATED_EDGES:
+    for edges in () if runs_only else SIMULATED_EDGES[:1] if quick else SIMULATED_EDGES:
         round_forecasts, offer = forecasts(np.random.default_rng(edges), edges)
         for workers in WORKERS:
             began = time.perf_counter()
@@ -96,7 +157,8 @@ def main(quick: bool, plans_only: bool, out: Path | None) -> None:
             ratios.append(plan.step_s / plan.proven_s)
             plans.add_row(str(edges), str(workers), f"{1e3 * plan.step_s:.0f}", f"{ratios[-1]:.4f}",
                           f"{time.perf_counter() - began:.1f}")
-    claims["round_over_bound"] = report.at_most(max(ratios), "", 1.15)
+    if ratios:
+        claims["round_over_bound"] = report.at_most(max(ratios), "", 1.15)
     report.publish("many_edges", claims, {**samples, "plans_over_bound": ratios}, [runs, plans], out)
 
 

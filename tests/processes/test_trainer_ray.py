@@ -21,7 +21,7 @@ FLAGS = ("--rounds", "3", "--steps", "2", "--batch", "16", "--micro", "2", "--av
          "--quorum", "2", "--quiet")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A Ray cluster of two nodes with one CPU each; its address."""
     command = [sys.executable, "-m", "tests.processes.ray_cluster", str(free_ports(1))]
@@ -59,3 +59,27 @@ def test_two_workers_of_which_one_is_killed_train_the_model_of_one_process(tmp_p
     assert model.keys() == alone.keys()
     for name, value in alone.items():
         assert torch.equal(model[name], value), name
+
+
+def test_workers_make_secure_sums_of_edges_with_tokens_and_a_killed_run_goes_on_with_fewer(
+    tmp_path: Path, cluster: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a secret of cloud, workers and edges\n")
+    flags = ("--secure-aggregation", "--token-file", str(token))
+    common = ("--rounds", "3", "--steps", "1", "--batch", "16", "--micro", "2", "--average-every", "1", "--cuts",
+              "1,1,1", "--model", "mlp", "--quiet", *flags)
+    models = []
+    for name, workers in ("alone", ()), ("workers", ("--ray", cluster, "--ray-workers", "2")):
+        with training_processes(tmp_path / name, 3, common + workers, edge_flags=(*flags, "--model", "mlp")) as run:
+            run.start_cloud()
+            run.start_edges()
+            if workers:
+                run.wait_for("checkpoint", lambda event: event["round"] == 1)
+                run.send("cloud", signal.SIGKILL)
+                run.finish()
+                run.resume_cloud("--ray-workers", "1")
+            assert run.finish() == 0, run.logs()
+            models.append(load_file(run.run / "model.safetensors"))
+    assert models[0].keys() == models[1].keys()
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())

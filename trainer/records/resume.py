@@ -16,7 +16,7 @@ from trainer.errors import CheckpointError, UsageError
 CHANGEABLE = frozenset({
     "rounds", "target", "min_rounds", "quorum", "ask_timeout_s", "step_timeout_s", "rejoin_timeout_s", "late",
     "late_after", "controller", "controller_retries", "best_effort", "share", "floor_bps", "lease_s", "assume_bps",
-    "device", "cloud_threads", "keep_segments", "keep_memory_bytes",
+    "device", "cloud_threads", "ray", "ray_workers", "keep_segments", "keep_memory_bytes",
 })
 """Settings of duration and network; all others determine the trained model."""
 
