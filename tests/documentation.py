@@ -18,6 +18,7 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,13 +79,19 @@ def _is_whole(command: str) -> bool:
 class Shell:
     """A bash that runs the commands of a page one after the other, in `directory`."""
 
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, directory: Path, environment: dict[str, str], before: Sequence[str] = ()) -> None:
+        """`before`: a command that executes the bash, where it is not to be in the namespaces of this process."""
         self._directory, self._environment = directory, environment
         self._process = subprocess.Popen(
-            ["bash", "--norc", "--noprofile"], cwd=directory, env=environment, text=True, bufsize=1,
+            [*before, "bash", "--norc", "--noprofile"], cwd=directory, env=environment, text=True, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self._terminal: Terminal | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the bash, after the first command has run."""
+        return self._process.pid
 
     def run(self, command: Command, timeout_s: float) -> tuple[int, str]:
         """Exit code and output of a command."""

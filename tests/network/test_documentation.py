@@ -28,7 +28,7 @@ ELSEWHERE = {
 }
 """Commands that are not run here, and why."""
 
-OTHER_TESTS = {"extending.md": "tests/processes/test_extending.py"}
+OTHER_TESTS = {"deploy.md": "tests/network/test_deploy.py", "extending.md": "tests/processes/test_extending.py"}
 """Pages whose commands another test runs."""
 
 NUMBER = (r"\d+(\.\d+)?", "N")

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from machine.polling import wait_until
-from machine.without_perf_counters import WITHOUT_PERF_COUNTERS
 from tests.network.conftest import ROOT
+from tests.network.lab import DATAPATH_IDS, Host, Lab, free_port, running_lab
 
 ENDPOINTS = str(ROOT / "bench/harness/datagram_endpoints.py")
-SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 HOSTS = {
-    "camera": ("br-core", 11, "192.168.7.11", "52:54:00:07:00:11"),
-    "server": ("br-far", 42, "192.168.9.200", "52:54:00:09:00:c8"),
+    "camera": Host("br-core", 11, "192.168.7.11", "52:54:00:07:00:11"),
+    "server": Host("br-far", 42, "192.168.9.200", "52:54:00:09:00:c8"),
 }
-PATCHES = {"core-far": ("br-core", 48, "far-core"), "far-core": ("br-far", 3, "core-far")}
-DATAPATH_IDS = {"br-core": "00000000000000a1", "br-far": "0000525400bb0002"}
 LAB = """\
 name: lab
 scale_mbps_per_gbps: 1000
@@ -44,84 +37,10 @@ PER_S, PAYLOAD_BYTES, SECONDS = 400, 1000, 2
 RATE_BPS = 5_000_000
 
 
-class Lab:
-    """The switches and hosts, made with the tools of their own; `directory`: of Open vSwitch."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.environment = {**os.environ} | dict.fromkeys(("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR"), str(directory))
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def in_host(self, host: str, *command: str) -> list[str]:
-        return ["ip", "netns", "exec", f"lab-{host}", *command]
-
-    @contextmanager
-    def running(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-        process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(30)
-            assert process.stdout is not None
-            process.stdout.close()
-
-    def wire(self) -> None:
-        """Make bridges, hosts and cables."""
-        self.run("ovs-vsctl", "--no-wait", "init")
-        for bridge, datapath_id in DATAPATH_IDS.items():
-            settings = ["datapath_type=netdev", "protocols=OpenFlow13", "fail_mode=secure"]
-            identity = f"other-config:datapath-id={datapath_id}"
-            self.run("ovs-vsctl", "add-br", bridge, "--", "set", "bridge", bridge, *settings, identity)
-        for port, (bridge, number, peer) in PATCHES.items():
-            settings = ["type=patch", f"options:peer={peer}", f"ofport_request={number}"]
-            self.run("ovs-vsctl", "add-port", bridge, port, "--", "set", "interface", port, *settings)
-        for host, (bridge, number, ip, mac) in HOSTS.items():
-            near, far = f"lab-{host}", f"{host}0"
-            self.run("ip", "netns", "add", near)
-            self.run("ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", near)
-            self.run("ip", "link", "set", near, "up")
-            inside = [["link", "set", far, "address", mac, "up"], ["address", "add", f"{ip}/16", "dev", far]]
-            for arguments in inside:
-                self.run(*self.in_host(host, "ip", *arguments))
-            self.run(*self.in_host(host, "ethtool", "-K", far, "tx", "off"))
-            request = f"ofport_request={number}"
-            self.run("ovs-vsctl", "add-port", bridge, near, "--", "set", "interface", near, request)
-
-    def remove(self) -> None:
-        """Remove hosts and bridges; ovs-vswitchd leaves its interfaces when it is ended."""
-        for host in HOSTS:
-            subprocess.run(["ip", "netns", "delete", f"lab-{host}"], capture_output=True, check=False)
-        for interface in (*(f"lab-{host}" for host in HOSTS), *DATAPATH_IDS, "ovs-netdev"):
-            subprocess.run(["ip", "link", "delete", interface], capture_output=True, check=False)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
 @pytest.fixture
 def lab(no_emulation: None, tmp_path: Path) -> Iterator[Lab]:  # noqa: ARG001
-    directory, interfaces = tmp_path / "ovs", set(Path("/sys/class/net").iterdir())
-    directory.mkdir()
-    made = Lab(directory)
-    made.run("ovsdb-tool", "create", str(directory / "conf.db"), SCHEMA)
-    database = directory / "db.sock"
-    server = [*WITHOUT_PERF_COUNTERS, "ovsdb-server", str(directory / "conf.db"), f"--remote=punix:{database}"]
-    with ExitStack() as stack:
-        stack.callback(made.remove)
-        stack.enter_context(made.running(*server))
-        wait_until(database.exists)
-        stack.enter_context(made.running("ovs-vswitchd", f"unix:{database}"))
-        made.wire()
+    with running_lab(tmp_path / "ovs", HOSTS) as made:
         yield made
-    wait_until(lambda: set(Path("/sys/class/net").iterdir()) <= interfaces)
 
 
 @pytest.fixture
