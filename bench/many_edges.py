@@ -159,7 +159,8 @@ def main(
                           f"{time.perf_counter() - began:.1f}")
     if ratios:
         claims["round_over_bound"] = report.at_most(max(ratios), "", 1.15)
-    report.publish("many_edges", claims, {**samples, "plans_over_bound": ratios}, [runs, plans], out)
+    tables = [table for table in (runs, plans) if table.row_count]
+    report.publish("many_edges", claims, {**samples, "plans_over_bound": ratios}, tables, out)
 
 
 if __name__ == "__main__":
