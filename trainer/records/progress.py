@@ -93,7 +93,7 @@ class Progress:
         final = metric["final"]
         found = "no global model yet" if final is None else f"global {metric['name']} {final:.4f}"
         kept = f", promises {promises['kept']}/{promises['made']} kept" if promises["made"] else ""
-        status = "stopped" if event["code"] == "stopped" else event["status"]
+        status = "stopped" if event.get("code") == "stopped" else event["status"]
         resume = " (--resume continues it)" if status == "stopped" and final is not None else ""
         self._line(f"{status}: {found}{kept}; record in {event['directory']}{resume}")
 
