@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 import sys
+import textwrap
 import types
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.config.partitioning import DATA_SETS, IID, Partitioning, parse_partitioning
-from trainer.data import builtin, dataset, photographs, read_ahead
+from trainer.data import builtin, dataset
 from trainer.data.custom import to_data_set
 from trainer.data.dataset import DataSet, LocalData, Samples, local_share
 from trainer.data.load import load, load_local
@@ -48,22 +50,38 @@ def test_the_wheel_holds_the_images_of_traffic_lights() -> None:
     assert len(data.held_out) == 297
 
 
+def in_own_process(code: str) -> str:
+    """Run code in a new process: it forks, and this one has threads of other tests."""
+    code = f"from trainer.data import builtin, photographs, read_ahead\n{textwrap.dedent(code)}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_photographs_that_another_process_has_read_are_the_same() -> None:
-    here = builtin.load_traffic_lights()
-    read_ahead.start()
-    there = builtin.load_traffic_lights()
-    for ours, theirs in ((here.train, there.train), (here.held_out, there.held_out)):
-        assert torch.equal(ours.inputs, theirs.inputs)
-        assert torch.equal(ours.labels, theirs.labels)
-    with read_ahead.result() as file:
-        assert file is None  # read once
+    in_own_process("""
+        here = builtin.load_traffic_lights()
+        read_ahead.start()
+        there = builtin.load_traffic_lights()
+        for ours, theirs in ((here.train, there.train), (here.held_out, there.held_out)):
+            assert ours.inputs.equal(theirs.inputs)
+            assert ours.labels.equal(theirs.labels)
+        with read_ahead.result() as file:
+            assert file is None  # read once
+    """)
 
 
-def test_what_another_process_could_not_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photographs, "PACKAGE", "no-such-package")
-    read_ahead.start()
-    with pytest.raises(DataError, match="no-such-package, which is not installed"):
-        builtin.load_traffic_lights()
+def test_what_another_process_could_not_read_is_told() -> None:
+    said = in_own_process("""
+        from trainer.errors import DataError
+        photographs.PACKAGE = "no-such-package"
+        read_ahead.start()
+        try:
+            builtin.load_traffic_lights()
+        except DataError as error:
+            print(error)
+    """)
+    assert "no-such-package, which is not installed" in said
 
 
 def test_the_wheel_holds_the_runs_of_the_simulated_plant() -> None:
