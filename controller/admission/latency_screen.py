@@ -58,6 +58,8 @@ class LatencyScreen:
     @property
     def is_hopeless(self) -> bool:
         """Whether further routes are unlikely to be feasible."""
+        if not self._unbounded and not self._violations:
+            return False
         if self._unbounded >= UNBOUNDED_ROUTES:
             return True
         return any(

@@ -53,7 +53,10 @@ def check_limit(
     def violation_of(bound: Bound) -> LatencyNotMet | None:
         return limit_violation(subject, flow.requirement, carried.rate_bps, bound, key[1], key[0], placement)
 
-    violation = violation_of(bounds.total_flow_bound(key))
+    bound = bounds.total_flow_bound(key)
+    if not carried.has_limit:
+        return
+    violation = violation_of(bound)
     if violation is not None and carried.by_programmes and may_solve_programmes and _may_gain(violation):
         violation = violation_of(bounds.bound(key))
     if violation is not None:

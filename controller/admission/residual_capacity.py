@@ -107,8 +107,14 @@ class ResidualCapacity:
         """A predicate: whether the residual capacity of a lightpath on the working path is enough for the flow."""
         if self._allocated or booked_window(sized.flow) is not None:
             return partial(self._has_capacity, sized, NO_FAILURES)
-        rate_bps, others_bps = sized.rate_bps, self.others_bps  # fast path: by far the most frequent case
-        return lambda lightpath: others_bps(lightpath.id) + rate_bps <= reservable_bps(lightpath.rate_bps)
+        rate_bps, known_bps, others_bps = sized.rate_bps, self._others_bps, self.others_bps
+
+        def has_capacity(lightpath: Lightpath) -> bool:  # fast path: by far the most frequent case
+            name = lightpath.id
+            booked_bps = known_bps[name] if name in known_bps else others_bps(name)
+            return booked_bps + rate_bps <= reservable_bps(lightpath.rate_bps)
+
+        return has_capacity
 
     def _has_capacity(self, sized: SizedFlow, failures: frozenset[str], lightpath: Lightpath) -> bool:
         if not failures and lightpath.id not in self._allocated and booked_window(sized.flow) is None:

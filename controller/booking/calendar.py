@@ -242,11 +242,16 @@ class Calendar:
         """Return all lightpaths that have a booking, now or later, by id."""
         return {lightpath.id: lightpath for lightpath in self._channels.lightpaths()}
 
-    def lightpaths_during(self, start_s: float, end_s: float) -> Callable[[tuple[str, ...]], Sequence[Lightpath]]:
-        """Return a function: switches -> the lightpaths along them with a booking that overlaps [start_s, end_s)."""
-        along = self._channels.lightpaths_along
+    def lightpaths_during(
+        self, start_s: float, end_s: float
+    ) -> Callable[[tuple[str, ...]], Sequence[Lightpath] | None]:
+        """Return a function: switches -> the lightpaths along them with a booking that overlaps [start_s, end_s).
+
+        None: there are none.
+        """
         if self.all_lightpaths_lit_from(start_s):
-            return along
+            return self._channels.along_or_none
+        along = self._channels.lightpaths_along
         return cache(lambda nodes: self._overlapping(along(nodes), start_s, end_s))
 
     def slot_usage(self, link: str, start_s: float, end_s: float) -> tuple[int, int]:
@@ -266,7 +271,12 @@ class Calendar:
     def reserved_bps(self, link: str, start_s: float, end_s: float = inf) -> int:
         """Return the peak bandwidth booked on a link during [start_s, end_s), over all single failures."""
         link_calendar = self._links.get(link)
-        return 0 if link_calendar is None else link_calendar.peak_bps(start_s, end_s)
+        if link_calendar is None:
+            return 0
+        lasts = link_calendar.latest_start_s <= start_s and end_s <= link_calendar.earliest_end_s
+        if lasts and not link_calendar.conditional:  # the most frequent case
+            return link_calendar.total_bps
+        return link_calendar.peak_bps(start_s, end_s)
 
     def reserved_with_bps(self, link: str, further: Iterable[Booking], start_s: float, end_s: float) -> int:
         """Return the same with further bookings of that link."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import field
 
 from immutables import Map
@@ -72,6 +72,11 @@ class LitChannels:
     def lightpaths_along(self, nodes: tuple[str, ...]) -> Lightpaths:
         """Return the lightpaths whose route is exactly these switches."""
         return self._along.get(nodes, ())
+
+    @property
+    def along_or_none(self) -> Callable[[tuple[str, ...]], Lightpaths | None]:
+        """The same as a function; None: there are none."""
+        return self._along.get
 
     def channels_on(self, link: str) -> _LinkChannels:
         """Return the lightpaths and slots of a link."""

@@ -263,7 +263,8 @@ class ProofUpdate(Generic[Key]):
         if proof.activity_slack_us:
             proof.activity_slack_us.pop(name, None)
         bound_us = load.delay_bound_us(server, proof.spread_s)
-        jitter_us = load.jitterless_delay_us(server) - server.min_delay_us
+        jitterless_us = load.jitterless_us
+        jitter_us = (load.jitterless_delay_us(server) if jitterless_us is None else jitterless_us) - server.min_delay_us
         return bound_us, MAX_EXCESS * jitter_us if jitter_us > 0 else 0.0
 
     def _tolerated_excess_us(self, name: str, bound_us: float) -> float:

@@ -64,7 +64,8 @@ class ServerLoad(Generic[Key]):
     """How many of the streams are not always active."""
     upstream_bps: float = 0.0
     """The rate of each stream times the number of servers that it has crossed, summed over all."""
-    _jitterless_us: float | None = None
+    jitterless_us: float | None = None
+    """The result of `jitterless_delay_us`, once computed."""
     _burst_bits: float | None = None
     """Of all inflows."""
 
@@ -111,10 +112,10 @@ class ServerLoad(Generic[Key]):
 
     def jitterless_delay_us(self, server: Server) -> float:
         """Return the delay bound if no delay had jitter; computed once for each load."""
-        jitterless_us = self._jitterless_us
+        jitterless_us = self.jitterless_us
         if jitterless_us is None:
             groups = [(inflow.shaping, inflow.burst_bits, inflow.rate_bps) for inflow in self.inflows.values()]
-            jitterless_us = self._jitterless_us = delay_bound_us(server, groups)
+            jitterless_us = self.jitterless_us = delay_bound_us(server, groups)
         return jitterless_us
 
     def jitter_bits(self, flows: Iterable[CrossFlow]) -> float:
@@ -190,7 +191,8 @@ class NetworkLoad(Generic[Key]):
                 load.inflows[previous] = inflow
             else:
                 del load.inflows[previous]
-            _add(load.downstream_bps, servers[hop + 1 :], rate_bps)
+            if hop + 1 < len(servers):
+                _add(load.downstream_bps, servers[hop + 1 :], rate_bps)
             held = load.streams
             if sign > 0:
                 for key, stream in streams:

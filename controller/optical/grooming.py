@@ -191,6 +191,7 @@ class LightpathAllocator:
         `new_bps`: the rate of new lightpaths where no lit one has capacity; None: lit ones only.
         """
         best: dict[int, tuple[Cost, LightpathChain]] = {0: ((0, 0), ())}
+        others, are_others_all = self._others_along, not self.held and not self._placed
         positions, last = self.network.lightpath_ends(nodes), len(nodes) - 1
         for begun, start in enumerate(positions[:-1], 1):
             if start not in best:
@@ -200,7 +201,9 @@ class LightpathAllocator:
                 if end in best and best[end][0] <= (spectrum, number + 1):
                     continue  # even a lit lightpath would not make it cheaper
                 segment, new_slots = nodes[start : end + 1], 0
-                lightpath = self._existing_over(segment, has_capacity)
+                lightpath = None
+                if others(segment) or not are_others_all:
+                    lightpath = self._existing_over(segment, has_capacity)
                 if lightpath is None and new_bps is not None:
                     lightpath = self._new_over(segment, new_bps)
                     new_slots = 0 if lightpath is None else lightpath.width * len(lightpath.links)
@@ -218,13 +221,13 @@ class LightpathAllocator:
         """Return a lightpath that is lit along exactly these switches, for the whole time, with capacity for the flow.
         """
         for lightpath in self._lit_along(nodes):
-            if has_capacity(lightpath) and self._is_clear(lightpath):
+            if has_capacity(lightpath) and (self._is_all_lit or self._is_clear(lightpath)):
                 return lightpath
         return None
 
     def _lit_along(self, nodes: Path) -> Iterable[Lightpath]:
         """Return the lightpaths lit along these switches: of others, and of the request before and after the change."""
-        others = self._others_along(nodes)
+        others = self._others_along(nodes) or ()
         if not self.held and not self._placed:
             return others
         held, placed = (
@@ -271,7 +274,7 @@ class LightpathAllocator:
         if slots is None:
             taken, overlap = self._bookings.slot_usage(link, *self._time)
             for lightpath in dict.fromkeys((*self.held, *self._placed)) if self.held or self._placed else ():
-                if link in lightpath.links and lightpath not in self._others_along(lightpath.nodes):
+                if link in lightpath.links and lightpath not in (self._others_along(lightpath.nodes) or ()):
                     overlap |= taken & lightpath.slot_mask
                     taken |= lightpath.slot_mask
             slots = self._slots_by_link[link] = (1 << self.network.links[link].slot_count) - 1 & ~taken, overlap

@@ -39,11 +39,12 @@ class TenantUsage:
         """Count a reservation that is new (`before`: None) or has changed."""
         if before is not None and before.is_live == after.is_live and before.placements is after.placements:
             return
-        usage = self.usage_of(after.tenant) + usage_of(after)
-        if before is not None:  # a reservation never changes its tenant
-            usage -= usage_of(before)
-        if usage.reservations:
-            self._usage[after.tenant] = usage
+        usage, added = self._usage.get(after.tenant, NO_USAGE), usage_of(after)
+        removed = NO_USAGE if before is None else usage_of(before)  # a reservation never changes its tenant
+        count = usage.reservations + added.reservations - removed.reservations
+        if count:
+            bandwidth_bps = usage.bandwidth_bps + added.bandwidth_bps - removed.bandwidth_bps
+            self._usage[after.tenant] = Usage(count, bandwidth_bps)
         else:
             self._usage.pop(after.tenant, None)
 

@@ -49,7 +49,8 @@ class RequestLimiter:
     def __init__(self, unanswered_s: Callable[[str], float]) -> None:
         """`unanswered_s`: age of a switch's oldest unanswered transaction; 0 if there is none."""
         self._unanswered_s = unanswered_s
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._in_progress = 0
         self._at_switch: Counter[str] = Counter()
 
@@ -58,7 +59,7 @@ class RequestLimiter:
 
         Raises: Overloaded if there is none.
         """
-        with self._changed:
+        with self._lock:
             if self._in_progress >= MAX_REQUESTS:
                 raise Overloaded(f"{MAX_REQUESTS} requests are in progress already.", retry_after_s=RETRY_AFTER_S)
             self._in_progress += 1
@@ -79,7 +80,7 @@ class RequestLimiter:
 
         Raises: Overloaded if one of them is unresponsive and has no free slot.
         """
-        with self._changed:
+        with self._lock:
             return self._take_slots(switches) if self._has_slots(switches) else None
 
     def _has_slots(self, switches: Iterable[str]) -> bool:
@@ -98,11 +99,11 @@ class RequestLimiter:
         return Slot(partial(self._release_at, switches))
 
     def _release(self) -> None:
-        with self._changed:
+        with self._lock:
             self._in_progress -= 1
 
     def _release_at(self, switches: Collection[str]) -> None:
-        with self._changed:
+        with self._lock:
             self._at_switch.subtract(switches)
             self._changed.notify_all()
 
@@ -111,7 +112,8 @@ class ReservationLocks:
     """One lock per reservation, held while it is changed."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._held: set[str] = set()
 
     @contextmanager
@@ -120,8 +122,10 @@ class ReservationLocks:
 
         Raises: Overloaded after LOCK_TIMEOUT_S.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: reservation_id not in self._held, LOCK_TIMEOUT_S):
+        with self._lock:
+            if reservation_id in self._held and not self._changed.wait_for(
+                lambda: reservation_id not in self._held, LOCK_TIMEOUT_S
+            ):
                 raise Overloaded(f"Reservation {reservation_id} is being changed.", retry_after_s=RETRY_AFTER_S)
             self._held.add(reservation_id)
         try:
@@ -132,7 +136,7 @@ class ReservationLocks:
     @contextmanager
     def try_hold(self, *reservation_ids: str) -> Iterator[bool]:
         """Hold all of these locks without waiting; False: one of them is held already, and none is acquired."""
-        with self._changed:
+        with self._lock:
             acquired = self._held.isdisjoint(reservation_ids)
             if acquired:
                 self._held.update(reservation_ids)
@@ -147,6 +151,6 @@ class ReservationLocks:
         return reservation_id in self._held
 
     def _release(self, reservation_ids: Iterable[str]) -> None:
-        with self._changed:
+        with self._lock:
             self._held.difference_update(reservation_ids)
             self._changed.notify_all()

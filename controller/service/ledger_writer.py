@@ -14,8 +14,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -194,9 +193,7 @@ class LedgerWriter:
             raise unavailable()
         try:
             self.require_writable()
-            with self._failures_noted():
-                self._write_queue(limit)
-                transaction()
+            self._attempt(lambda: self._write_queued_and(transaction, limit))
         except IntegrityError:
             raise
         except (SQLAlchemyError, OSError) as error:
@@ -204,10 +201,15 @@ class LedgerWriter:
         finally:
             self._turn.release()
 
-    @contextmanager
-    def _failures_noted(self) -> Iterator[None]:
+    def _write_queued_and(self, transaction: Callable[[], None], limit: int | None) -> None:
+        if self._queue or self._closed_spans is not None:  # what was queued before this request is there by now
+            self._write_queue(limit)
+        transaction()
+
+    def _attempt(self, transaction: Callable[[], None]) -> None:
+        """Run a transaction, and note whether the ledger can be written."""
         try:
-            yield
+            transaction()
         except IntegrityError:
             raise
         except Exception as error:
@@ -260,6 +262,8 @@ class LedgerWriter:
             self._publish(LedgerChanged(False, self.status.unrecorded))
 
     def _note_success(self) -> None:
+        if self._failing_since_s is None:
+            return
         with self._changed:
             since_s, self._failing_since_s = self._failing_since_s, None
         if since_s is not None:
@@ -275,15 +279,18 @@ class LedgerWriter:
                 if self._stopping and not self._has_work():
                     return
             try:
-                with self._turn, self._failures_noted():
-                    if not self._write_queue(MAX_BATCH):
-                        self._ledger.probe()
+                with self._turn:
+                    self._attempt(self._write_batch)
             except Exception as error:  # noqa: BLE001 - noted; tried again
                 log.debug("ledger: %s", error)
                 with self._changed:
                     if self._stopping:
                         return
                     self._changed.wait_for(lambda: self._stopping, RETRY_S)
+
+    def _write_batch(self) -> None:
+        if not self._write_queue(MAX_BATCH):
+            self._ledger.probe()
 
     def _has_work(self) -> bool:
         return bool(self._queue) or self._closed_spans is not None or self._failing_since_s is not None

@@ -69,6 +69,8 @@ class PendingSetup:
     response: Future[Response] = field(default_factory=Future)
     contexts: ExitStack = field(default_factory=ExitStack)
     """Left when the request is answered."""
+    slot: Slot | None = None
+    """Among all requests in progress, until it is answered."""
     reservation: Reservation | None = None
     switches: frozenset[str] = frozenset()
     switch_slot: Slot | None = None

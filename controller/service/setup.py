@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from queue import Empty, SimpleQueue
 
 from controller.admission.admission import Admitted
@@ -117,14 +117,15 @@ class SetupPipeline:
 
     def _accept(self, setup: PendingSetup) -> None:
         try:
-            setup.contexts.enter_context(self._limiter.acquire())
+            setup.slot = self._limiter.acquire()
             self._state.writer.require_writable()
             if setup.key is not None:
                 stored = setup.contexts.enter_context(self._idempotency.first_response(setup.key))
                 if stored is not None:
                     self._respond(setup, (stored, True))
                     return
-            setup.contexts.enter_context(setup.guard())
+            if setup.guard is not nullcontext:
+                setup.contexts.enter_context(setup.guard())
             self._admit(setup)
         except Refused as refusal:
             self._pool.submit(self._blocking_admit_again, setup, refusal)
@@ -287,7 +288,11 @@ class SetupPipeline:
             self._respond(setup, error)
 
     def _respond(self, setup: PendingSetup, response: Response | Exception) -> None:
-        setup.contexts.close()
+        try:
+            setup.contexts.close()
+        finally:
+            if setup.slot is not None:
+                setup.slot.release()
         with self._lock:
             self._in_progress -= 1
         if self._queued:

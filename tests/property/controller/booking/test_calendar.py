@@ -77,7 +77,7 @@ def test_after_any_changes_the_calendar_equals_one_built_from_scratch(
             shared = sum(1 << slot for slot in range(4) if sum(each >> slot & 1 for each in on) > 1)
             assert calendar.slot_usage(link, start_s, end_s) == (taken, shared)
         for nodes in {each.nodes for each in lit}:
-            assert set(calendar.lightpaths_during(start_s, end_s)(nodes)) == {
+            assert set(calendar.lightpaths_during(start_s, end_s)(nodes) or ()) == {
                 each for each in lit if each.nodes == nodes
             }
 
