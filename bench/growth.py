@@ -5,12 +5,13 @@ flows of one request, switches, layers and parameters. Times are processor times
 than the time on a clock; the wall time of a step is beside them. `n^k` in the tables is the exponent of the growth
 since the row above: 0 does not grow, 1 is proportional.
 
-    .venv/bin/python bench/growth.py [--quick] [--image FILE.svg] [--out FILE.json]
+    .venv/bin/python bench/growth.py [--quick] [--runs FILE.json] [--image FILE.svg] [--out FILE.json]
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import math
 import random
 import statistics
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich.table import Table
 from torch import nn
 
@@ -40,6 +42,7 @@ from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel, ServerModel
 from trainer.models.stage import Stage
 from trainer.planning.worker_assignment import assign_workers
+from trainer.processes.malloc import retain_freed_memory
 
 Series = dict[float, float]
 """A cost against a size."""
@@ -55,16 +58,17 @@ WIDTHS = 32, 100, 316, 1000, 2000
 DEPTH, BATCH, MODELS = 6, 32, 4
 """The models of linear layers: their layers, samples of a step, and how many are averaged."""
 REPEATS = 5
+STEPS_OF_RUNS, MEMORY_OF_RUNS = "a step of a real run", "memory of a real run"
 
 
 def cpu_ms(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Return the median processor time of `work` in this process."""
+    """Return the least processor time of `work` in this process: what other work on the machine adds is left out."""
     taken = []
     for _ in range(repeats):
         began = time.process_time()
         work()
         taken.append(1e3 * (time.process_time() - began))
-    return statistics.median(taken)
+    return min(taken)
 
 
 def plans(edges: int, layers: int = many_edges.CUTS) -> float:
@@ -92,7 +96,7 @@ def decisions(live: int, side: int, flows: tuple[int, ...] = (1,)) -> tuple[Seri
     requests = {count: [_request(pairs, count, number) for number in range(max(8, 64 // count))] for count in flows}
     times = {float(count): statistics.median(
         cpu_ms(lambda one=one: decide(filling.network, filling.calendar, filling.live, one,  # type: ignore[misc]
-                                      admission_scale.NOW_S), 3) for one in many)
+                                      admission_scale.NOW_S)) for one in many)
              for count, many in requests.items()}
     return times, grown
 
@@ -137,6 +141,22 @@ def model_costs(width: int) -> tuple[int, float, float]:
     return parameters, cpu_ms(step), cpu_ms(lambda: average(whole, [1.0] * MODELS))
 
 
+def real_runs(sizes: tuple[int, ...]) -> tuple[dict[str, Series], Series]:
+    """Return the times of a step and the memory (MB) of real runs with so many edges."""
+    runs: dict[int, RunCost] = {each: run_cost(each) for each in sizes}
+    return ({"processor ms": {float(each): cost.cpu_ms for each, cost in runs.items()},
+             "wall ms": {float(each): cost.wall_ms for each, cost in runs.items()},
+             "cloud, wall ms": {float(each): cost.cloud_ms for each, cost in runs.items()}},
+            {float(each): cost.memory_bytes / 1e6 for each, cost in runs.items()})
+
+
+def read_runs(figures: Path) -> tuple[dict[str, Series], Series]:
+    """Return what `real_runs` measured, from the figures of an earlier run of this script."""
+    samples = json.loads(figures.read_text())["samples"]
+    return ({name: dict(points) for name, points in samples[STEPS_OF_RUNS].items()},
+            dict(samples[MEMORY_OF_RUNS]["all processes"]))
+
+
 def exponents(series: Series) -> list[str]:
     """Return the exponent of the growth between each size and the one before."""
     sizes = list(series)
@@ -162,6 +182,10 @@ def picture(panels: Mapping[str, tuple[str, str, Mapping[str, Series]]]) -> Figu
         for name, series in columns.items():
             axes.plot(list(series), list(series.values()), marker="o", markersize=3, linewidth=1.2, label=name)
         axes.set(xscale="log", yscale="log", xlabel=size, ylabel=unit)
+        sizes = sorted({point for series in columns.values() for point in series})
+        if sizes[-1] < 100 * sizes[0]:
+            axes.set_xticks(sizes, [f"{point:,.0f}" for point in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(title, fontsize=10)
         axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
         axes.legend(fontsize=7)
@@ -170,11 +194,14 @@ def picture(panels: Mapping[str, tuple[str, str, Mapping[str, Series]]]) -> Figu
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Small sizes only.")
+@click.option("--runs", "earlier", type=click.Path(dir_okay=False, exists=True, path_type=Path),
+              help="Take the real runs, a quarter of an hour on a busy machine, from the figures of an earlier --out.")
 @click.option("--image", type=click.Path(dir_okay=False, path_type=Path), help="Draw the plots there (SVG or PNG).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as JSON.")
-def main(quick: bool, image: Path | None, out: Path | None) -> None:
+def main(quick: bool, earlier: Path | None, image: Path | None, out: Path | None) -> None:
     """Measure how cost grows with every size."""
     torch.set_num_threads(1)
+    retain_freed_memory()  # as cloud and edges do
 
     def of(sizes: tuple[int, ...], few: int = 2) -> tuple[int, ...]:
         return sizes[:few] if quick else sizes
@@ -185,15 +212,10 @@ def main(quick: bool, image: Path | None, out: Path | None) -> None:
     planned: Series = {float(each): plans(each) for each in of(PLANNED_EDGES)}
     layered: Series = {float(each): plans(EDGES_OF_LAYERS, each) for each in of(LAYERS)}
     models = [model_costs(width) for width in of(WIDTHS)]
-    runs: dict[int, RunCost] = {each: run_cost(each) for each in of(REAL_EDGES, 1)}
-    real: dict[str, Series] = {
-        "processor ms": {float(each): cost.cpu_ms for each, cost in runs.items()},
-        "wall ms": {float(each): cost.wall_ms for each, cost in runs.items()},
-        "cloud, wall ms": {float(each): cost.cloud_ms for each, cost in runs.items()}}
-    memory: Series = {float(each): cost.memory_bytes / 1e6 for each, cost in runs.items()}
+    real, memory = real_runs(of(REAL_EDGES, 1)) if earlier is None else read_runs(earlier)
     panels: dict[str, tuple[str, str, Mapping[str, Series]]] = {
-        "a step of a real run": ("edges", "ms", real),
-        "memory of a real run": ("edges", "MB", {"all processes": memory}),
+        STEPS_OF_RUNS: ("edges", "ms", real),
+        MEMORY_OF_RUNS: ("edges", "MB", {"all processes": memory}),
         "a plan of all cuts and rates": ("edges or layers", "processor ms", {
             "edges, 8 layers": planned, f"layers, {EDGES_OF_LAYERS} edges": layered}),
         "a decision, one flow, 144 switches": ("live reservations", "processor ms", {
@@ -216,9 +238,9 @@ def main(quick: bool, image: Path | None, out: Path | None) -> None:
         "planner_s_largest": Claim(1e-3 * list(planned.values())[-1], "s"),
         "decision_growth_live": Claim(list(live.values())[-1][0][1.0] / next(iter(live.values()))[0][1.0], "x"),
         "reservation_bytes": Claim(list(live.values())[-1][1], "bytes"),
-        "step_cpu_ms_an_edge": Claim(list(real["processor ms"].values())[-1] / list(runs)[-1], "ms"),
-        "memory_mb_an_edge": Claim((memory[float(list(runs)[-1])] - memory[float(next(iter(runs)))])
-                                   / max(1, list(runs)[-1] - next(iter(runs))), "MB"),
+        "step_cpu_ms_an_edge": Claim(real["processor ms"][max(memory)] / max(memory), "ms"),
+        "memory_mb_an_edge": Claim(
+            (memory[max(memory)] - memory[min(memory)]) / max(1.0, max(memory) - min(memory)), "MB"),
     }
     samples: dict[str, object] = {title: {name: list(series.items()) for name, series in columns.items()}
                                   for title, (_, _, columns) in panels.items()}
