@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,6 +25,9 @@ from trainer.records.checkpoint import Checkpoint
 from trainer.records.run_record import RunRecord
 from trainer.reservation.averaging_rates import Rates
 from trainer.transport.pacing import pace_bytes_per_s
+
+PARTS, MIN_PART_BYTES = 8, 64 * 1024
+"""Of the global model on its way to the edges, which evaluate a part while the next ones arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +57,19 @@ class ModelAveraging:
         self._replicas = replicas
         self._server_optimizer = ServerOptimizerConfig(settings.server_optimizer, settings.server_learning_rate)
         self._privacy = privacy
+        self._meanwhile: Callable[[], None] = _nothing
         self._limited: set[str] = set()
         """Edges whose weight was limited, said once."""
 
-    def average(self, number: int, last: Checkpoint, rates: Rates) -> Averaged:
+    def average(
+        self, number: int, last: Checkpoint, rates: Rates, meanwhile: Callable[[], None]
+    ) -> Averaged:
         """Average the models of all edges, send them the result and collect its metric.
 
         `last`: after the averaging before. `rates`: reserved for the averaging; of edges without, the pacing of the
-        round stays.
+        round stays. `meanwhile` is called while the result is on its way and evaluated.
         """
+        self._meanwhile = meanwhile
         timeout_s = self._settings.step_timeout_s
         self._record.event("averaging", round=number, rates_bps=rates)
         if self._settings.secure_aggregation:
@@ -150,8 +157,12 @@ class ModelAveraging:
         in_cloud = {replica.name: replica for replica in self.held_out.collect(
             [replica for replica in self._replicas.values() if self.held_out.are_used(replica)])}
         others = [session for session in self._edge_manager.sessions if session.name not in in_cloud]
-        for session in others:
-            self._edge_manager.send(session, messages.GlobalModel(round=number), model)
+        layers = len(next(iter(self._replicas.values())).model.stage.layers)
+        for first, last, values in parts_of(model, layers):
+            for session in others:
+                self._edge_manager.send(session, messages.GlobalModel(round=number, first=first, last=last), values)
+        meanwhile, self._meanwhile = self._meanwhile, _nothing
+        meanwhile()
         counts = self._collect_counts(others)
         return counts + [self.held_out.evaluate(replica) for name, replica in in_cloud.items()
                          if self._replicas.get(name) is replica]
@@ -223,3 +234,27 @@ class ModelAveraging:
                 pace = pace_bytes_per_s(up_bps, session.mss_bytes)
                 session.connection.pace(pace_bytes_per_s(down_bps, session.mss_bytes))
             self._edge_manager.send(session, messages.CollectModel(pace_bytes_per_s=pace))
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def parts_of(model: Mapping[str, Tensor], layers: int) -> list[tuple[int, int, dict[str, Tensor]]]:
+    """Divide a model of so many layers into at most PARTS parts [first, last) of about equal bytes, with their values.
+
+    No part but the last has less than MIN_PART_BYTES.
+    """
+    values: list[dict[str, Tensor]] = [{} for _ in range(layers)]
+    for name, value in model.items():
+        values[int(name.split(".", 1)[0])][name] = value
+    sizes = [sum(value.nbytes for value in each.values()) for each in values]
+    part_bytes = max(MIN_PART_BYTES, -(-sum(sizes) // PARTS))
+    parts, first, size = [], 0, 0
+    for number in range(layers):
+        size += sizes[number]
+        if size >= part_bytes or number == layers - 1:
+            parts.append((first, number + 1, {name: value for each in values[first : number + 1]
+                                              for name, value in each.items()}))
+            first, size = number + 1, 0
+    return parts

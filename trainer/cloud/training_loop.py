@@ -204,16 +204,26 @@ class TrainingLoop:
         self._state.update_forecasts(steps, complete=not self._membership.lost)
         averaged = number % self._settings.average_every == 0 or number == self._settings.rounds
         trained = time.perf_counter()
-        after = (
-            self._state.average(number, self._bandwidth.acquire_for_averaging(self._state.volumes()))
-            if averaged
-            else None
-        )
+        after = self._average(number) if averaged else None
         ended = time.perf_counter()
         self._record_round(number, grant, steps, ended - began, after, ended - trained if averaged else None)
         if after is not None:
             self._state.save_checkpoint(after)
             self._membership.readmit()
+
+    def _average(self, number: int) -> Checkpoint:
+        """Average after a round, and meanwhile plan the next, unless its result changes what may be planned."""
+        rates = self._bandwidth.acquire_for_averaging(self._state.volumes())
+        codecs = self._state.codec_selector.allowed_codecs()
+
+        def plan_next() -> None:
+            if number < self._settings.rounds:
+                self._bandwidth.plan_ahead(partial(self._state.plan_round, number + 1))
+
+        after = self._state.average(number, rates, plan_next)
+        if self._state.codec_selector.allowed_codecs() != codecs:
+            self._bandwidth.forget_plan()
+        return after
 
     def _grant(self, number: int) -> Grant:
         """Return the grant made ahead for a round, if the edges are still the same, or acquire one."""

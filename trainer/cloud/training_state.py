@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -271,12 +271,13 @@ class TrainingState:
             volumes[name] = max(1, int(l2_bits(up, mss_bytes) / 8)), max(1, int(l2_bits(down, mss_bytes) / 8))
         return volumes
 
-    def average(self, number: int, rates: Rates | None = None) -> Checkpoint:
+    def average(self, number: int, rates: Rates | None, meanwhile: Callable[[], None]) -> Checkpoint:
         """Average the models of all edges; the codecs are selected by the metric of the result from now on.
 
-        `rates`: reserved for the averaging; None: the pacing of the round stays.
+        `rates`: reserved for the averaging; None: the pacing of the round stays. `meanwhile` is called while the edges
+        receive and evaluate the result.
         """
-        after = self._averaging.average(number, self.checkpoint, rates or {})
+        after = self._averaging.average(number, self.checkpoint, rates or {}, meanwhile)
         if after.metric is not None:
             objective = self.recipe.objective
             self.codec_selector.update(after.metric, objective.better == "higher", objective.metric in SHARES)

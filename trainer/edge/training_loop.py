@@ -190,6 +190,8 @@ class Edge:
         self._data = data
         self._collector = collector
         self._has_new_model = False
+        self._averaged_layers = 0
+        """Of the global model, while it arrives."""
         self._request = request
         self._prepared: tuple[messages.Prepare, Tensor] | None = None
         self.was_prepared = False
@@ -295,14 +297,35 @@ class Edge:
             case messages.CollectHeldOut() as collect:
                 self._send_held_out(collect.first)
             case messages.GlobalModel() as averaged:
-                self._model.stage.load_state_dict(received.frame.tensors)
-                if self._recipe.secure_aggregation:
-                    self._sums.remember_values(self._model)
-                    self._sums.remember_state(averaged.round, self._model)
-                self._evaluate()
-                self._has_new_model = True
+                self._continue_from(averaged, received)
             case other:
                 raise ProtocolError(f"The cloud sent an unexpected {type(other).__name__}.")
+
+    def _continue_from(self, averaged: messages.GlobalModel, received: ReceivedFrame) -> None:
+        """Load layers of the global model and evaluate them as far as they have come; continue from it when all have.
+
+        Raises: ProtocolError if they do not follow those before.
+        """
+        stage = self._model.stage
+        layers = len(stage.layers)
+        last = layers if averaged.last is None else averaged.last
+        if averaged.first not in (0, self._averaged_layers) or not averaged.first < last <= layers:
+            raise ProtocolError(f"The cloud sent layers {averaged.first} to {last} of {layers} of the global model; "
+                                f"{self._averaged_layers} have come.")
+        if averaged.first == 0:
+            self._evaluation.restart()
+        stage.load_layers(averaged.first, last, received.frame.tensors)
+        self._averaged_layers = last % layers
+        if last < layers:
+            with self._evaluated:
+                self._evaluation.advance(self._data.held_out.inputs, last)
+            return
+        stage.continue_from_loaded()
+        if self._recipe.secure_aggregation:
+            self._sums.remember_values(self._model)
+            self._sums.remember_state(averaged.round, self._model)
+        self._evaluate()
+        self._has_new_model = True
 
     def _prepare(self, recipe: messages.Prepare) -> None:
         """Build the model; standardize the data unless done with the same settings before."""
@@ -365,6 +388,7 @@ class Edge:
         if self._recipe.secure_aggregation:
             tensors = {**tensors, **self._sums.state_after(restore.round)}
         self._model.restore(restore.cut, tensors)
+        self._averaged_layers = 0
         self._step.forget_sent()
         if self._recipe.secure_aggregation:
             self._sums.remember_values(self._model)

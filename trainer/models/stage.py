@@ -182,11 +182,22 @@ class Stage:
 
         Raises: ProtocolError if a value is missing or does not fit.
         """
+        self.load_layers(0, len(self.layers), values)
+        self.continue_from_loaded()
+
+    def load_layers(self, first: int, last: int, values: Mapping[str, Tensor]) -> None:
+        """Load the layers [first, last) of the global model; `continue_from_loaded` follows when all are loaded.
+
+        Raises: ProtocolError if a value is missing or does not fit.
+        """
         try:
-            for number in range(len(self.layers)):
+            for number in range(first, last):
                 self._load(number, {name: values[f"{number}.{name}"] for name in self.changing_values(number)})
         except (KeyError, RuntimeError) as error:
             raise ProtocolError(f"The model does not fit: {error}.") from error
+
+    def continue_from_loaded(self) -> None:
+        """Continue from the loaded layers: the proximal term pulls to them; moments are reset or stay."""
         self.set_anchors()
         if self.optimizer.reset:
             for number in range(len(self.layers)):

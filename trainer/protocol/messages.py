@@ -375,10 +375,15 @@ class Unmasking(Message):
 
 
 class GlobalModel(Message):
-    """Cloud: the global model (tensors), to continue from and to evaluate on the held-out samples."""
+    """Cloud: the layers [first, last) of the global model (tensors), to continue from and to evaluate on the held-out
+    samples; `last` None: all from `first` on. They come in order, and the edge evaluates layers while later ones are on
+    their way.
+    """
 
     kind = 15
     round: Count
+    first: Count = 0
+    last: Count | None = None
 
 
 class Evaluated(Message):

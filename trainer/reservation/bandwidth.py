@@ -91,6 +91,12 @@ class BandwidthProvider(Protocol):
     def acquire(self, plan_for: PlanForOffer) -> Grant:
         """Make a plan for the network's offer and acquire its bandwidth."""
 
+    def plan_ahead(self, plan_for: PlanForOffer) -> None:
+        """Make the plan of the next `acquire` for the network's present offer; never raises."""
+
+    def forget_plan(self) -> None:
+        """Forget a plan that was made ahead: it would be another one now."""
+
     def with_present_bounds(self, grant: Grant) -> Grant:
         """Return the grant with the bounds that hold now, where they have grown since it was made."""
 
@@ -143,6 +149,12 @@ class AssumedBandwidth:
             floor_bps=self._floor_bps if self._floor_bps <= fair_bps else fair_bps / 2,
         )))
         return replace(grant, rates_are_assumed=True)
+
+    def plan_ahead(self, plan_for: PlanForOffer) -> None:
+        """Do nothing: no network is asked, so a plan takes no time."""
+
+    def forget_plan(self) -> None:
+        """Do nothing: no plan is made ahead."""
 
     def with_present_bounds(self, grant: Grant) -> Grant:
         """Return the grant: nothing is guaranteed."""

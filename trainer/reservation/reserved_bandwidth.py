@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trainer.config.settings import Protection
-from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, ReservationRefusedError
+from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, ReservationRefusedError, TrainerError
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.reservation.api_types import FlowRequest, Reservation
 from trainer.reservation.averaging_rates import MIN_SAVING_S, Rates, Volumes, averaging_time_s, rates_with_floor
@@ -67,6 +68,7 @@ class ReservedBandwidth:
     _reserved_for_averaging: bool = False
     """Whether the reservation has the rates of an averaging instead of the last grant's."""
     _last_grant: Grant | None = field(default=None)
+    _planned_ahead: QuotedPlan | None = field(default=None)
     _quote_planner: QuotePlanner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +96,21 @@ class ReservedBandwidth:
             if grant.reserved:
                 self.held.start_renewal()
             return grant
+
+    def plan_ahead(self, plan_for: PlanForOffer) -> None:
+        """Make the plan of the next `acquire` for the present quotes; what fails now fails again, and is told, then."""
+        with self.held.lock:
+            self._planned_ahead = None
+            if self._unreachable or self.held.reservation is None:
+                return
+            with contextlib.suppress(TrainerError):
+                self._planned_ahead = self._quote_planner.plan(
+                    self.held.controller, plan_for, [endpoint.name for endpoint in self.endpoints],
+                    self._granted_share or self.share, self.held.reservation.id, 0)
+
+    def forget_plan(self) -> None:
+        """Forget a plan that was made ahead."""
+        self._planned_ahead = None
 
     def _continue_after(self, plan_for: PlanForOffer, error: NetworkError) -> Grant:
         assert self._last_grant is not None
@@ -185,11 +202,13 @@ class ReservedBandwidth:
     def remove_edge(self, edge: str) -> None:
         """Release the edge's flows immediately; the other flows stay."""
         self.endpoints = [endpoint for endpoint in self.endpoints if endpoint.name != edge]
+        self.forget_plan()
         with self.held.lock:
             self.held.release_edge(edge)
 
     def add_edge(self, edge: str, port: int, cloud_port: int | None = None) -> None:
         """Reserve for this edge from the next plan on."""
+        self.forget_plan()
         others = (endpoint for endpoint in self.endpoints if endpoint.name != edge)
         self.endpoints = [*others, EdgeEndpoint(edge, port, cloud_port)]
 
@@ -202,8 +221,9 @@ class ReservedBandwidth:
         stats: QuoteStats | None = None
         last_refusal: ReservationRefusedError | None = None
         for attempt in range(1, MAX_ATTEMPTS + 1):
+            ahead, self._planned_ahead = self._planned_ahead, None
             try:
-                quoted = self._quoted_plan(plan_for, share)
+                quoted = ahead or self._quoted_plan(plan_for, share)
             except PlanError as error:
                 raise last_refusal or error from error  # the controller's refusal names the cause more exactly
             plan, stats = quoted.plan, quoted.quote_stats.plus(stats)
@@ -221,6 +241,8 @@ class ReservedBandwidth:
             except ReservationRefusedError as refusal:
                 if refusal.problem.get("code") not in CAPACITY_CODES or attempt == MAX_ATTEMPTS:
                     raise
+                if ahead is not None:  # what it was planned for is no longer free
+                    continue
                 last_refusal = refusal
                 share *= _reduction_factor(refusal.problem)
                 adaptations.append(

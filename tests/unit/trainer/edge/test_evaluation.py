@@ -38,3 +38,32 @@ def test_a_frozen_front_runs_once_and_the_outputs_are_those_of_the_whole_model(f
         calls.pop()  # of the whole model, whose copy has the hook, too
     assert len(calls) == (4 if front else 6)
     assert evaluation.outputs(inputs[:0]) is None
+
+
+@pytest.mark.parametrize("freeze", [None, "0,2"])
+@pytest.mark.parametrize("samples", [7, EVALUATION_SAMPLES + 5])
+def test_layers_may_run_as_their_values_arrive(freeze: str | None, samples: int) -> None:
+    built = build_model("signal-cnn", 1, (3, 16, 16), 3, tuning=parse_fine_tuning(freeze))
+    arrived = build_model("signal-cnn", 2, (3, 16, 16), 3).layers
+    inputs = torch.randn(samples, 3, 16, 16)
+    stage = Stage(built.layers, 0, len(built.layers), OptimizerConfig(), built.unchanging)
+    evaluation = Evaluation(stage, lambda values: 2 * values)
+    runs: list[int] = []
+    for number, layer in enumerate(built.layers):
+        layer.register_forward_hook(lambda *_, number=number: runs.append(number))
+    for stale in (True, False):  # an averaging that was given up, then one to its end
+        evaluation.restart()
+        for first, last in ((0, 3), (3, 5), (5, len(built.layers))):
+            for number in range(first, last):
+                own = {name: value + stale for name, value in arrived[number].state_dict().items()
+                       if name in stage.changing_values(number)}
+                built.layers[number].load_state_dict(own, strict=False)
+            if last < len(built.layers) and not (stale and first):
+                evaluation.advance(inputs, last)
+    runs_before_the_last = list(runs)
+    outputs = evaluation.outputs(inputs)
+    fresh = Evaluation(stage, lambda values: 2 * values).outputs(inputs)
+    assert outputs is not None
+    assert fresh is not None
+    assert torch.equal(outputs, fresh)
+    assert (4 in runs_before_the_last) == (samples <= EVALUATION_SAMPLES)

@@ -233,6 +233,36 @@ def test_a_refusal_lengthens_the_transmission_delay_and_is_reported(
     assert "a->b has 26 Mb/s free. The plan adapts" in messages[0]
 
 
+def test_a_plan_made_ahead_is_reserved_without_another_quote(bandwidth: ReservedBandwidth, stub: Stub) -> None:
+    first = bandwidth.acquire(plan_for)
+    bandwidth.plan_ahead(plan_for)
+    stub.log.clear()
+    stub.quote_requests.clear()
+    second = bandwidth.acquire(plan_for)
+    assert (stub.log, stub.quote_requests) == (["PATCH"], [])
+    assert second.plan == first.plan
+
+
+def test_a_plan_made_ahead_for_other_edges_is_made_again(bandwidth: ReservedBandwidth, stub: Stub) -> None:
+    bandwidth.acquire(plan_for)
+    bandwidth.plan_ahead(plan_for)
+    bandwidth.add_edge("edge2", 7805)
+    stub.quote_requests.clear()
+    bandwidth.acquire(plan_for)
+    assert stub.quote_requests
+
+
+def test_a_plan_made_ahead_of_what_is_no_longer_free_is_made_again(bandwidth: ReservedBandwidth, stub: Stub) -> None:
+    bandwidth.acquire(plan_for)
+    bandwidth.plan_ahead(plan_for)
+    stub.hidden_bps = 50e6
+    stub.log.clear()
+    later = bandwidth.acquire(plan_for)
+    assert stub.log == ["PATCH"] * 3  # as planned ahead, as quoted now, with a smaller share
+    assert len(later.adaptations) == 1
+    assert later.reserved
+
+
 def test_a_protected_run_keeps_the_share_that_leaves_capacity_for_backup_paths(
     bandwidth: ReservedBandwidth, stub: Stub
 ) -> None:
