@@ -223,6 +223,7 @@ def _assign_by_gaps(
         if load:
             route_score += load * width * (total * link_count - sum([free[link].bit_count() for link in links]))
         link_set, adjacent_set = route.link_set, route.adjacent_set
+        next_power = 1 << int(route_score).bit_length()
         ends = starts & ~(starts << 1) | starts & ~(starts >> 1)
         while ends:
             start = ends & -ends
@@ -233,9 +234,9 @@ def _assign_by_gaps(
                 break
             below, above = free_links[first - 1] & link_set, free_links[first + width] & link_set
             splits = (below & above).bit_count()
-            if splits and int(score).bit_length() < int(score + split * splits).bit_length():
+            if splits and score + split * splits >= next_power:
                 score = _with_gaps(score, order, links, below, above)
-            else:  # with whole weights no sum is rounded, so the order of the links makes no difference
+            else:  # below the next power of two whole numbers are added exactly, in any order
                 score += split * splits - filled * (link_count - (below | above).bit_count())
             if score >= best_score:
                 continue
