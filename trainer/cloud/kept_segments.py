@@ -144,10 +144,10 @@ class KeptSegments:
         if kept.frame is None or kept.place is None:
             return values.to(dtype)
         tables = [kept.groups[frame] for frame in kept.frame[rows].tolist()]
-        groups = torch.cat([
-            table if table.shape[1] == 1 else table[:, place : place + 1]
-            for table, place in zip(tables, kept.place[rows].tolist(), strict=True)
-        ], dim=1)
+        own = [table if table.shape[1] == 1 else table[:, place : place + 1]
+               for table, place in zip(tables, kept.place[rows].tolist(), strict=True)]
+        # A frame of few samples has groups of another shape.
+        groups = torch.cat(torch.broadcast_tensors(*own), dim=1)  # type: ignore[no-untyped-call]
         return dequantize(values, groups).to(dtype)
 
 
