@@ -1,6 +1,6 @@
 """Asks a switch what it can do, and decodes the answers, without Ryu.
 
-The tables of Open vSwitch (254 of them) are described in 1.2 MB, which Ryu's parser takes 0.6 to 1.7 s of the hub's
+The tables of Open vSwitch (254 of them) are described in 1.2 MB, which Ryu's parser takes up to 1.7 s of the hub's
 thread for; here only those that Paceline uses are decoded. Source: OpenFlow Switch Specification 1.3.5, §7.3.5.
 """
 

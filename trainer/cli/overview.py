@@ -70,8 +70,9 @@ Options:
 Commands:
 {commands}
 
-  Exit codes: 0 success; 1 a bug in Paceline; {usage} usage error; {network} network or
-  controller error; {training} training error; 130 interrupted.
+  Exit codes: 0 success; 1 a bug in Paceline (of switch-check: a switch lacks
+  something); {usage} usage error; {network} network or controller error; {training} training error;
+  130 interrupted.
 """
 
 
