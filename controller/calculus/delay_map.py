@@ -41,8 +41,12 @@ class DelayMap:
         self.hop_stream: Indices = np.repeat(np.arange(len(streams)), hops)
         self.first_hop: Indices = np.repeat(np.cumsum([0, *hops[:-1]]), hops)
         self.hop_rate: Floats = np.array([stream.rate_bps for stream in streams], float)[self.hop_stream]
-        bursts = [stream.burst_bits + stream.rate_bps * stream.jitter_us / 1e6 for stream in streams]
-        self.hop_burst: Floats = np.array(bursts, float)[self.hop_stream]
+        bursts = [stream.shaped_bits(hop) for stream in streams for hop in range(len(stream.servers))]
+        self.hop_burst: Floats = np.array(bursts, float)
+        self.is_before_meter: NDArray[np.bool_] = np.zeros(len(hop_server), bool)
+        self.is_before_meter[self.first_hop] = np.array([stream.last_shaped(1) == 1 for stream in streams])[
+            self.hop_stream
+        ]
         self.rate: Floats = np.array([server.rate_bps for server in self.servers])
         self.latency: Floats = np.array([server.latency_us for server in self.servers])
         self.min_delay: Floats = np.array([server.min_delay_us for server in self.servers])
@@ -110,7 +114,8 @@ class DelayMap:
         """
         next_delay = self.always_active_step(delay)
         if self.hops_by_sets:
-            burst, lateness = self._bursts(delay), self._sum_upstream(delay + self.max_transit)
+            burst = self._bursts(delay)
+            lateness = self._sum_upstream(delay, is_shaped=True) + self._sum_upstream(self.max_transit, is_shaped=False)
             for server, hops in self.hops_by_sets.items():
                 next_delay[server] = self._delay_by_sets_us(server, hops, burst, lateness)
         return next_delay
@@ -123,7 +128,7 @@ class DelayMap:
 
     def _bursts(self, delay: Floats) -> Floats:
         """Return the burst of every stream at every server, in bit."""
-        jitter = self._sum_upstream(np.maximum(delay - self.min_delay, 0.0) + self.transit_jitter)
+        jitter = self._sum_upstream(np.maximum(delay - self.min_delay, 0.0) + self.transit_jitter, is_shaped=True)
         bursts: Floats = self.hop_burst + self.hop_rate * jitter / 1e6
         return bursts
 
@@ -139,9 +144,14 @@ class DelayMap:
         arrived = np.bincount(self.pair_corner, bits, len(self.corner_group))
         return group_burst, corner_s, (arrived / self.corner_rate - corner_s) * 1e6
 
-    def _sum_upstream(self, at_servers: Floats) -> Floats:
-        """For every stream at every server: return the sum over the servers before it."""
+    def _sum_upstream(self, at_servers: Floats, *, is_shaped: bool) -> Floats:
+        """For every stream at every server: return the sum over the servers before it.
+
+        `is_shaped`: without those before its meter.
+        """
         at_hops = at_servers[self.hop_server]
+        if is_shaped:
+            at_hops = np.where(self.is_before_meter, 0.0, at_hops)
         upstream: Floats = np.cumsum(at_hops) - at_hops
         return upstream - upstream[self.first_hop]
 
@@ -173,11 +183,13 @@ class DelayMap:
 
     @cached_property
     def _hop_pairs(self) -> tuple[Indices, Indices]:
-        """All pairs of a hop and an earlier hop of the same stream."""
+        """All pairs of a hop and an earlier hop of the same stream, not before its meter."""
         position = np.arange(len(self.hop_server)) - self.first_hop
         later = np.repeat(np.arange(len(self.hop_server)), position)
         starts = np.repeat(np.cumsum(position) - position, position)
-        return later, self.first_hop[later] + np.arange(len(later)) - starts
+        earlier = self.first_hop[later] + np.arange(len(later)) - starts
+        is_pair = ~self.is_before_meter[earlier]
+        return later[is_pair], earlier[is_pair]
 
     def _group_weights(self, delay: Floats) -> Floats:
         """Return by how much of an added burst of each group the backlog at the decisive corner of its server grows.

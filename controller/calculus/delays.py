@@ -95,10 +95,11 @@ class Delays(Generic[Key]):
         A packet of it arrives at each server after at most the delays before; from then on the server recovers.
         """
         crossings: dict[str, list[tuple[int, float]]] = {}
-        jitter_us = stream.jitter_us
+        jitter_us = 0.0
         for hop, name in enumerate(stream.servers):
             crossings.setdefault(name, []).append((hop, jitter_us))
-            jitter_us += self.servers[name].transit_jitter_us
+            if hop >= stream.last_shaped(hop + 1):
+                jitter_us += self.servers[name].transit_jitter_us
         spread_s, total_us = self.proof.spread_s, self.path_delay_us(stream.servers)
         for name in stream.servers:
             server, load = self.servers[name], self.load.loads[name]

@@ -30,7 +30,8 @@ FlowKey = tuple[str, str]
 class CarriedFlow:
     """A flow that the network carries: route, token bucket, activity, and whether it has a latency limit.
 
-    `by_programmes`: its bounds are proven by linear programmes where these yield smaller ones.
+    `by_programmes`: its bounds are proven by linear programmes where these yield smaller ones. `meter_burst_bytes`: the
+    burst of the meter at its first switch; None: it has none.
     """
 
     route: Route
@@ -39,6 +40,7 @@ class CarriedFlow:
     activity: Activity = ALWAYS
     has_limit: bool = False
     by_programmes: bool = False
+    meter_burst_bytes: int | None = None
 
     @staticmethod
     def for_lifetime(
@@ -64,7 +66,7 @@ class CarriedFlow:
         """What is on the backup path at all times; None unless every packet takes both paths."""
         if not self.route.seamless or self.route.backup is None:
             return None
-        return ShapedFlow(self.route.backup, self.rate_bps, self.burst_bytes, self.activity)
+        return self._shaped(self.route.backup)
 
     def failures(self, srlgs: SrlgBySpan) -> tuple[str, ...]:
         """Return the failures that cut its path and not its backup."""
@@ -85,7 +87,10 @@ class CarriedFlow:
 
     def shaped(self, failure: str | None, srlgs: SrlgBySpan) -> ShapedFlow:
         """Return the flow as the analysis sees it while that span or SRLG is down."""
-        return ShapedFlow(self.path_under(failure, srlgs), self.rate_bps, self.burst_bytes, self.activity)
+        return self._shaped(self.path_under(failure, srlgs))
+
+    def _shaped(self, path: Path) -> ShapedFlow:
+        return ShapedFlow(path, self.rate_bps, self.burst_bytes, self.activity, self.meter_burst_bytes)
 
 
 @frozen

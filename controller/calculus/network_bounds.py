@@ -77,12 +77,17 @@ DEFAULT_CALIBRATION = Calibration()
 
 @frozen
 class ShapedFlow:
-    """A flow as shaped by its first meter: path, token bucket, activity."""
+    """A flow: path, token bucket of its source, activity.
+
+    `meter_burst_bytes`: the burst of the meter at its first switch, which passes what the source sends even if it is
+    delayed at the source's port by more or less (`meter_allowance`); None: there is no meter.
+    """
 
     path: tuple[str, ...]
     rate_bps: int
     burst_bytes: int
     activity: Activity = ALWAYS
+    meter_burst_bytes: int | None = None
 
 
 @frozen
@@ -288,12 +293,16 @@ def _port(link: DirectedLink, frame_bits: float, calibration: Calibration) -> Se
 
 
 def _stream(flow: ShapedFlow, calibration: Calibration) -> Stream:
-    meter_burst_bits = flow.burst_bytes * 8.0
-    if calibration.meter_tick_us:
-        meter_burst_bits = ceil(meter_burst_bits / 1000) * 1000.0  # rounded as by the meter of Open vSwitch
-    ports = link_names(flow.path)
     rate_bps = float(max(flow.rate_bps, 1))  # the load finds the servers after a server by the rates that go there
-    return Stream(ports, rate_bps, meter_burst_bits, calibration.meter_tick_us, flow.activity)
+    burst_bits, tick_us, metered_bits = _meter_bits(flow.burst_bytes, calibration), calibration.meter_tick_us, None
+    if flow.meter_burst_bytes is not None:
+        metered_bits = _meter_bits(flow.meter_burst_bytes, calibration) + rate_bps * tick_us / 1e6
+    return Stream(link_names(flow.path), rate_bps, burst_bits, tick_us, flow.activity, metered_bits)
+
+
+def _meter_bits(burst_bytes: int, calibration: Calibration) -> float:
+    """Return the burst as rounded by the meter of Open vSwitch."""
+    return ceil(burst_bytes * 8 / 1000) * 1000.0 if calibration.meter_tick_us else burst_bytes * 8.0
 
 
 def _min_delay_us(link: DirectedLink) -> float:

@@ -102,10 +102,13 @@ def _path_delays(
 
 
 def _merged(streams: Mapping[Key, Stream]) -> dict[Links, Stream]:
-    """Return one stream for all on the same links: the sum of their token buckets."""
+    """Return one stream for all on the same links: the sum of their token buckets.
+
+    A burst that passes the meter may be sent to an empty port, so that the programmes know it as the source's.
+    """
     merged: dict[Links, Stream] = {}
     for stream in streams.values():
-        burst_bits = stream.burst_bits + stream.rate_bps * stream.jitter_us / 1e6
+        burst_bits = max(stream.shaped_bits(0), stream.shaped_bits(1))
         alone = Stream(stream.servers, stream.rate_bps, burst_bits)
         before = merged.get(stream.servers)
         merged[stream.servers] = alone if before is None else replace(

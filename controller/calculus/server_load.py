@@ -34,18 +34,19 @@ class Inflow:
     streams: int
 
     def with_streams(
-        self, sign: int, rate_bps: float, streams: Iterable[Stream], jitter_us: float, upstream: Sequence[str]
+        self, sign: int, rate_bps: float, streams: Iterable[Stream], hop: int, jitter_us: float, upstream: Sequence[str]
     ) -> Inflow:
-        """Return the inflow with streams added (1) or removed (-1) that crossed the `upstream` servers.
+        """Return the inflow with streams added (1) or removed (-1), of which this is server `hop`.
 
-        `rate_bps`: of all of them, signed; `jitter_us`: theirs here, apart from that of delays.
+        `rate_bps`: of all of them, signed. Since they were last shaped they have crossed the `upstream` servers, and
+        have gained this jitter apart from that of delays.
         """
         rates, burst_bits, count = self.upstream_bps, self.burst_bits, self.streams
         if upstream:
             rates = rates.copy()
             _add(rates, upstream, rate_bps)
         for stream in streams:
-            burst_bits += sign * (stream.burst_bits + stream.rate_bps * jitter_us / 1e6)
+            burst_bits += sign * (stream.shaped_bits(hop) + stream.rate_bps * jitter_us / 1e6)
             count += sign
         return Inflow(self.shaping, burst_bits, self.rate_bps + rate_bps, rates, count)
 
@@ -63,7 +64,7 @@ class ServerLoad(Generic[Key]):
     intermittent: int = 0
     """How many of the streams are not always active."""
     upstream_bps: float = 0.0
-    """The rate of each stream times the number of servers that it has crossed, summed over all."""
+    """The rate of each stream times the number of servers that it has crossed since it was last shaped, summed."""
     jitterless_us: float | None = None
     """The result of `jitterless_delay_us`, once computed."""
     _burst_bits: float | None = None
@@ -98,12 +99,14 @@ class ServerLoad(Generic[Key]):
     def groups_without(self, stream: Stream, crossings: Iterable[tuple[int, float]], spread_s: Rates) -> list[Group]:
         """Return the same without one of the streams.
 
-        `crossings`: (hop, its jitter there apart from that of delays) for each time that it crosses this server.
+        `crossings`: (hop, the jitter that it has gained there since it was last shaped, apart from that of delays)
+        for each time that it crosses this server.
         """
         inflows = self.inflows.copy()
         for hop, jitter_us in crossings:
             previous = stream.servers[hop - 1] if hop else ""
-            rest = inflows[previous].with_streams(-1, -stream.rate_bps, (stream,), jitter_us, stream.servers[:hop])
+            upstream = stream.servers[stream.last_shaped(hop) : hop]
+            rest = inflows[previous].with_streams(-1, -stream.rate_bps, (stream,), hop, jitter_us, upstream)
             if rest.streams:
                 inflows[previous] = rest
             else:
@@ -127,12 +130,14 @@ class ServerLoad(Generic[Key]):
         """Return its streams one by one, as the analysis of activities needs them, with this share of the jitter."""
         flows = []
         for (_, hop), stream in self.streams.items():
-            jitter_us, lateness_us, previous = stream.jitter_us, 0.0, ""
-            for previous in stream.servers[:hop]:
-                before, spread_us = servers[previous], spread_s[previous] * 1e6 * share if share else 0.0
+            jitter_us, first = 0.0, stream.last_shaped(hop)
+            lateness_us = sum([servers[name].max_transit_us for name in stream.servers[:first]])
+            for name in stream.servers[first:hop]:
+                before, spread_us = servers[name], spread_s[name] * 1e6 * share if share else 0.0
                 jitter_us += spread_us + before.transit_jitter_us
                 lateness_us += before.min_delay_us + spread_us + before.max_transit_us
-            burst_bits = stream.burst_bits + stream.rate_bps * jitter_us / 1e6
+            burst_bits = stream.shaped_bits(hop) + stream.rate_bps * jitter_us / 1e6
+            previous = stream.servers[hop - 1] if hop else ""
             shaping = servers[previous].output_shaping if previous else None
             flows.append(CrossFlow(stream.activity, previous, shaping, burst_bits, stream.rate_bps, lateness_us))
         return flows
@@ -166,32 +171,31 @@ class NetworkLoad(Generic[Key]):
             load = self.loads.get(name)
             next_load.loads[name] = ServerLoad() if load is None else load.copy()
         for sign, streams in ((-1, removed), (1, added)):
-            for (servers, jitter_us), alike in _by_way(streams).items():
-                next_load._add_streams(sign, servers, jitter_us, alike)
+            for alike in _by_way(streams).values():
+                next_load._add_streams(sign, alike)
         for name in touched if removed else ():
             if not next_load.loads[name].streams:
                 del next_load.loads[name]
         return next_load
 
-    def _add_streams(
-        self, sign: int, servers: tuple[str, ...], jitter_us: float, streams: Sequence[tuple[Key, Stream]]
-    ) -> None:
-        """Add (1) or remove (-1) streams that cross these servers and have this jitter at the first."""
+    def _add_streams(self, sign: int, streams: Sequence[tuple[Key, Stream]]) -> None:
+        """Add (1) or remove (-1) streams that cross the same servers and are shaped at the same of them."""
         values = [stream for _, stream in streams]
+        servers, jitter_us = values[0].servers, 0.0
         rate_bps = sign * sum([stream.rate_bps for stream in values])
         intermittent = sign * sum([stream.activity is not ALWAYS and stream.activity != ALWAYS for stream in values])
         previous = ""
         for hop, name in enumerate(servers):
-            load = self.loads[name]
+            first, load = values[0].last_shaped(hop), self.loads[name]
             inflow = load.inflows.get(previous) or Inflow(
                 self.servers[previous].output_shaping if previous else None, 0.0, 0.0, {}, 0
             )
-            inflow = inflow.with_streams(sign, rate_bps, values, jitter_us, servers[:hop])
+            inflow = inflow.with_streams(sign, rate_bps, values, hop, jitter_us, servers[first:hop])
             if inflow.streams:
                 load.inflows[previous] = inflow
             else:
                 del load.inflows[previous]
-            if hop + 1 < len(servers):
+            if values[0].last_shaped(hop + 1) <= hop < len(servers) - 1:
                 _add(load.downstream_bps, servers[hop + 1 :], rate_bps)
             held = load.streams
             if sign > 0:
@@ -203,8 +207,9 @@ class NetworkLoad(Generic[Key]):
             load.streams = held
             load.rate_bps += rate_bps
             load.intermittent += intermittent
-            load.upstream_bps += rate_bps * hop
-            jitter_us += self.servers[name].transit_jitter_us
+            load.upstream_bps += rate_bps * (hop - first)
+            if hop >= values[0].last_shaped(hop + 1):
+                jitter_us += self.servers[name].transit_jitter_us
             previous = name
 
 
@@ -218,11 +223,11 @@ def _groups(inflows: Iterable[Inflow], spread_s: Rates) -> list[Group]:
     return groups
 
 
-def _by_way(streams: Mapping[Key, Stream]) -> dict[tuple[tuple[str, ...], float], list[tuple[Key, Stream]]]:
-    """Return the streams by servers and jitter at the first, so that many on one path cost little more than one."""
-    groups: dict[tuple[tuple[str, ...], float], list[tuple[Key, Stream]]] = {}
+def _by_way(streams: Mapping[Key, Stream]) -> dict[tuple[tuple[str, ...], int], list[tuple[Key, Stream]]]:
+    """Return the streams by servers and where they are shaped, so that many on one path cost little more than one."""
+    groups: dict[tuple[tuple[str, ...], int], list[tuple[Key, Stream]]] = {}
     for key, stream in streams.items():
-        groups.setdefault((stream.servers, stream.jitter_us), []).append((key, stream))
+        groups.setdefault((stream.servers, stream.last_shaped(1)), []).append((key, stream))
     return groups
 
 

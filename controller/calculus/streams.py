@@ -10,7 +10,8 @@ from controller.domain.frozen import frozen
 class Stream:
     """A token bucket that crosses servers in order; `jitter_us`: the jitter by which its burst has already grown.
 
-    Rates are whole numbers, so that their sums are exact.
+    `metered_bits`: its burst behind a meter between its first and its second server, whatever the delay at the first;
+    None: there is no meter. Rates are whole numbers, so that their sums are exact.
     """
 
     servers: tuple[str, ...]
@@ -18,6 +19,17 @@ class Stream:
     burst_bits: float
     jitter_us: float = 0.0
     activity: Activity = ALWAYS
+    metered_bits: float | None = None
+
+    def last_shaped(self, hop: int) -> int:
+        """Return the hop at which its burst was last that of a token bucket, before it arrived at server `hop`."""
+        return 1 if hop and self.metered_bits is not None else 0
+
+    def shaped_bits(self, hop: int) -> float:
+        """Return its burst at that hop."""
+        if hop and self.metered_bits is not None:
+            return self.metered_bits
+        return self.burst_bits + self.rate_bps * self.jitter_us / 1e6
 
 
 class NoBound(Exception):  # noqa: N818 - a result of the analysis, not an error
