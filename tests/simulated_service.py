@@ -92,10 +92,14 @@ def _done(result: Any) -> Future[Any]:
 
 
 def intended_entries(
-    network: Network, reservations: Iterable[Reservation], down: frozenset[str], now_us: int
+    network: Network,
+    reservations: Iterable[Reservation],
+    down: frozenset[str],
+    now_us: int,
+    meter_bursts: Mapping[str, Mapping[str, int]],
 ) -> dict[str, Entries]:
     """The entries that every switch should have, computed from nothing."""
-    states: Mapping[str, SwitchState] = intended_states(network, reservations, down, now_us)
+    states: Mapping[str, SwitchState] = intended_states(network, reservations, down, now_us, meter_bursts)
     return {name: entries_of(state) for name, state in states.items()}
 
 

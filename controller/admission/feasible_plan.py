@@ -242,7 +242,7 @@ def _with_rates_for(
 def _bounds(problem: PlanningProblem, placed: PlacedFlows, is_tight: bool) -> FailureBounds:
     own_id = problem.request.reservation_id
     added = {(own_id, name): problem.carried(flow.sized_flow, flow.route) for name, flow in placed.items()}
-    return problem.others.bounds.tightened().changed(added) if is_tight else problem.others.bounds_with(added)
+    return problem.others.bounds_with(added, is_tight=is_tight)
 
 
 def _unbounded(request: Request, error: NoBound) -> LatencyNotMet:

@@ -9,6 +9,7 @@ from immutables import Map
 
 from controller.admission.carried_flows import carried_flow, is_carried_alike
 from controller.admission.five_tuples import FiveTuple, HostPair, holders_of, with_ports, without_ports
+from controller.admission.source_ports import Former, SourcePorts
 from controller.booking.transfer_rate import completion_us
 from controller.calculus.failure_bounds import CarriedFlow, FailureBounds, FlowKey
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Bound, Calibration
@@ -43,10 +44,16 @@ class LiveReservations:
     """Those of these 5-tuples that have a range of ports or any port."""
     _meters: Map[str, int] = field(default_factory=Map)
     """For every switch: the set of meters in use; bit i is meter FIRST_METER_ID + i."""
+    _ports: SourcePorts | None = None
+    """The ports of hosts, with the meters of all carried flows; None: no flow is carried."""
+    grown: frozenset[str] = frozenset()
+    """The reservations whose meters must grow on the switches (`with_meters_intended`)."""
     _analysed: FailureBounds | None = None
     """The last bounds computed for this index or one that it was derived from."""
     _changes: Map[FlowKey, CarriedFlow | None] = field(default_factory=Map)
     """Carried flows that differ from `_analysed`; None: no longer carried."""
+    _former: Mapping[FlowKey, Former] = field(default_factory=dict)
+    """The flows of the reservation that `without` has removed: if they come back as they were, so do their meters."""
     _memo: _BoundsMemo = field(default_factory=_BoundsMemo)
 
     @staticmethod
@@ -79,15 +86,12 @@ class LiveReservations:
         rest = self.without(reservation.id)
         if not reservation.is_live:
             return rest
-        analysed, since = rest._known_bounds()
-        changes = since.mutate()
-        carried = analysed.carried_flows if analysed else Map()
-        for placement in reservation.carried_placements:
-            key, flow = (reservation.id, placement.flow.name), carried_flow(reservation, placement)
-            if carried.get(key) == flow:
-                changes.pop(key, None)
-            else:
-                changes[key] = flow
+        flows = {
+            (reservation.id, placement.flow.name): carried_flow(reservation, placement)
+            for placement in reservation.carried_placements
+        }
+        ports, metered = rest._source_ports.with_flows(flows, rest._former)
+        analysed, changes = rest._changes_with(metered)
         tuples, meters, ranges = rest._five_tuples.mutate(), rest._meters.mutate(), rest._port_ranges
         for placement in reservation.placements:
             five_tuple = placement.flow.five_tuple
@@ -103,8 +107,10 @@ class LiveReservations:
             tuples.finish(),
             ranges,
             meters.finish(),
+            ports,
+            rest._grown_by(metered, flows),
             analysed,
-            changes.finish(),
+            changes,
         )
 
     def without(self, reservation_id: str) -> LiveReservations:
@@ -130,16 +136,20 @@ class LiveReservations:
                 if not placement.flow.match.is_exact:
                     ranges = without_ports(ranges, five_tuple)
             meters[switch] &= ~(1 << placement.meter_id - FIRST_METER_ID)
-        index = self._reservations.delete(removed.id), tuples.finish(), ranges, meters.finish()
-        return LiveReservations(self.network, self.calibration, *index, analysed, changes.finish())
+        keys = [(removed.id, placement.flow.name) for placement in removed.carried_placements]
+        ports = self._source_ports.without(keys), self.grown
+        index = self._reservations.delete(removed.id), tuples.finish(), ranges, meters.finish(), *ports
+        former = self._source_ports.former(keys)
+        return LiveReservations(self.network, self.calibration, *index, analysed, changes.finish(), former)
 
     def with_draining(self, flows: Mapping[FlowKey, CarriedFlow]) -> LiveReservations:
         """A copy with flows that no reservation has any more, but whose packets may still be in the network."""
-        analysed, since = self._known_bounds()
-        return self._with_changes(analysed, since.update(flows))
+        ports, metered = self._source_ports.with_ended(flows)
+        return self._with_changes(*self._changes_with(metered), ports, self._grown_by(metered, flows))
 
     def without_draining(self, keys: Iterable[FlowKey]) -> LiveReservations:
         """A copy without these flows of `with_draining`."""
+        keys = list(keys)
         analysed, since = self._known_bounds()
         changes = since.mutate()
         for key in keys:
@@ -147,12 +157,66 @@ class LiveReservations:
                 changes[key] = None
             else:
                 changes.pop(key, None)
-        return self._with_changes(analysed, changes.finish())
+        return self._with_changes(analysed, changes.finish(), self._source_ports.without(keys), self.grown)
+
+    def with_meters_afresh(self) -> LiveReservations:
+        """A copy in which every meter is as large as it would be without a history; before any is on a switch."""
+        ports, metered = self._source_ports.afresh()
+        return self._with_changes(*self._changes_with(metered), ports, self.grown)
+
+    def with_meters_intended(self) -> LiveReservations:
+        """A copy of which all meters are known to the switches' intended state."""
+        known = self._analysed, self._changes, self._former, self._memo
+        return LiveReservations(self.network, self.calibration, *self._index, self._ports, frozenset(), *known)
+
+    def meter_bursts(self, reservation_id: str) -> dict[str, int]:
+        """The bursts of the meters of a reservation's flows that are carried, by flow; empty if it is not live."""
+        bursts = {}
+        reservation = self._reservations.get(reservation_id)
+        for placement in reservation.carried_placements if reservation is not None else ():
+            burst_bytes = self._source_ports.meter_burst_bytes((reservation_id, placement.flow.name))
+            if burst_bytes is not None:
+                bursts[placement.flow.name] = burst_bytes
+        return bursts
+
+    @property
+    def _source_ports(self) -> SourcePorts:
+        return SourcePorts(self.network, self.calibration) if self._ports is None else self._ports
+
+    @property
+    def _index(
+        self,
+    ) -> tuple[
+        Map[str, Reservation], Map[FiveTuple, tuple[str, ...]], Map[HostPair, frozenset[FiveTuple]], Map[str, int]
+    ]:
+        return self._reservations, self._five_tuples, self._port_ranges, self._meters
+
+    def _grown_by(self, metered: Iterable[FlowKey], own: Mapping[FlowKey, CarriedFlow]) -> frozenset[str]:
+        """The reservations whose meters have not grown on the switches, with those that these changes concern."""
+        return self.grown.union([key[0] for key in metered if key not in own])
+
+    def _changes_with(
+        self, flows: Mapping[FlowKey, CarriedFlow]
+    ) -> tuple[FailureBounds | None, Map[FlowKey, CarriedFlow | None]]:
+        """The latest bounds already computed, and the changes since then, these flows among them."""
+        analysed, since = self._known_bounds()
+        changes = since.mutate()
+        carried = analysed.carried_flows if analysed else Map()
+        for key, flow in flows.items():
+            if carried.get(key) == flow:
+                changes.pop(key, None)
+            else:
+                changes[key] = flow
+        return analysed, changes.finish()
 
     def _with_changes(
-        self, analysed: FailureBounds | None, changes: Map[FlowKey, CarriedFlow | None]
+        self,
+        analysed: FailureBounds | None,
+        changes: Map[FlowKey, CarriedFlow | None],
+        ports: SourcePorts,
+        grown: frozenset[str],
     ) -> LiveReservations:
-        facts = self._reservations, self._five_tuples, self._port_ranges, self._meters, analysed, changes
+        facts = *self._index, ports, grown, analysed, changes, self._former
         return LiveReservations(self.network, self.calibration, *facts)
 
     def _known_bounds(self) -> tuple[FailureBounds | None, Map[FlowKey, CarriedFlow | None]]:
@@ -162,8 +226,8 @@ class LiveReservations:
 
     def _with_same_flows(self, reservations: Map[str, Reservation]) -> LiveReservations:
         """A copy with these reservations, whose carried flows are the same."""
-        index = reservations, self._five_tuples, self._port_ranges, self._meters
-        known = self._analysed, self._changes, _BoundsMemo(self._memo.bounds)
+        index = reservations, self._five_tuples, self._port_ranges, self._meters, self._ports, self.grown
+        known = self._analysed, self._changes, self._former, _BoundsMemo(self._memo.bounds)
         return LiveReservations(self.network, self.calibration, *index, *known)
 
     @property
@@ -179,11 +243,14 @@ class LiveReservations:
             memo.bounds = self._apply_changes({})
         return memo.bounds
 
-    def bounds_with(self, added: Mapping[FlowKey, CarriedFlow]) -> FailureBounds:
-        """The bounds of all carried flows and of these besides.
+    def bounds_with(self, added: Mapping[FlowKey, CarriedFlow], *, is_tight: bool = False) -> FailureBounds:
+        """The bounds of all carried flows and of these besides, with the meters that they then have.
 
-        Raises: NoBound if no finite bound can be proven.
+        `is_tight`: those of a new analysis. Raises: NoBound if no finite bound can be proven.
         """
+        _, added = self._source_ports.with_flows(added, self._former)
+        if is_tight:
+            return self.bounds.tightened().changed(added)
         # Most indexes serve one decision only: its flows and the pending changes are then analysed in one step.
         memo = self._memo
         if self._changes and not memo.was_extended:
@@ -199,7 +266,7 @@ class LiveReservations:
 
     def with_bounds(self, bounds: FailureBounds) -> LiveReservations:
         """A copy with these bounds, which may be of further flows too."""
-        facts = self._reservations, self._five_tuples, self._port_ranges, self._meters, bounds
+        facts = *self._index, self._ports, self.grown, bounds, Map[FlowKey, CarriedFlow | None](), self._former
         return LiveReservations(self.network, self.calibration, *facts)
 
     def analysed_afresh(self) -> LiveReservations:

@@ -115,8 +115,8 @@ class Analysis(Generic[Key]):
         self._bounds: dict[Key, Bound] = {}
         self._backlog_bytes: dict[str, int] = {}
         """Those evaluated so far."""
-        self.programme_us: dict[tuple[str, ...], float] | None = None
-        """The delays of all paths by linear programmes, once they have been solved (`programme_bounds`)."""
+        self.programme_us: dict[str, dict[tuple[str, ...], float]] = {}
+        """The delays of all paths by linear programmes that have been solved, by source (`programme_bounds`)."""
 
     @classmethod
     def of(
@@ -250,6 +250,11 @@ def servers_and_streams(
 ) -> tuple[Mapping[str, Server], dict[Key, Stream]]:
     """Return the model: the ports of all links, and the flows behind their meters."""
     return _ports(network, calibration), {key: _stream(flow, calibration) for key, flow in flows.items()}
+
+
+def ports_of(network: Network, calibration: Calibration) -> Mapping[str, Server]:
+    """Return the ports of all links as servers."""
+    return _ports(network, calibration)
 
 
 def fixed_parts_us(network: Network, links: tuple[str, ...], calibration: Calibration) -> tuple[float, float]:

@@ -52,8 +52,11 @@ def programme_bounds(
         delays_us = fixed_point_delays(servers, list(streams.values()), calibration.clock_us)
     except NoBound:
         delays_us = {}
-    model = FifoNetwork.of(servers, _merged(streams), network.max_frame_bytes * 8.0)
-    path_us = _path_delays(model, delays_us, remaining_s, forests)
+    path_us: dict[Links, float] = {}
+    for source in dict.fromkeys(_source(stream) for stream in streams.values()):
+        model = FifoNetwork.of(servers, _merged(streams, source), network.max_frame_bytes * 8.0)
+        delays = _path_delays(model, delays_us, remaining_s, forests)
+        path_us.update((links, delay) for links, delay in delays.items() if source in ("", links[0]))
     return {
         key: _bound(network, stream.servers, path_us[stream.servers], calibration)
         for key, stream in streams.items() if stream.servers in path_us
@@ -61,25 +64,31 @@ def programme_bounds(
 
 
 def tighter_bound(analysis: Analysis[Key], key: Key) -> Bound:
-    """Return the bound of one flow by linear programmes, which are solved once for an analysis.
+    """Return the bound of one flow by linear programmes, solved once for an analysis and the flows of one host.
 
     On networks whose flows cross more than MAX_HOPS ports in total it is that of the analysis.
 
     Raises: NoBound if the flow has no finite bound.
     """
-    bound, links = analysis.bound(key), analysis.streams[key].servers
-    if analysis.programme_us is None:
-        analysis.programme_us = _programme_delays(analysis)
-    path_us = analysis.programme_us.get(links)
+    bound, stream = analysis.bound(key), analysis.streams[key]
+    links, source = stream.servers, _source(stream)
+    if source not in analysis.programme_us:
+        analysis.programme_us[source] = _programme_delays(analysis, source)
+    path_us = analysis.programme_us[source].get(links)
     if path_us is None:
         return bound
     tighter = _bound(analysis.network, links, path_us, analysis.calibration)
     return min(bound, tighter, key=lambda either: either.accumulated_latency_us)
 
 
-def _programme_delays(analysis: Analysis[Key]) -> dict[Links, float]:
+def _source(stream: Stream) -> str:
+    """Return the port of the host whose flows count as their sources send them; "" for all, without meters."""
+    return "" if stream.metered_bits is None else stream.servers[0]
+
+
+def _programme_delays(analysis: Analysis[Key], source: str) -> dict[Links, float]:
     network = analysis.network
-    merged = _merged(analysis.streams)
+    merged = _merged(analysis.streams, source)
     if sum(len(links) for links in merged) > MAX_HOPS:
         return {}
     servers, _ = servers_and_streams(network, {}, analysis.calibration)
@@ -101,14 +110,16 @@ def _path_delays(
     return path_us
 
 
-def _merged(streams: Mapping[Key, Stream]) -> dict[Links, Stream]:
+def _merged(streams: Mapping[Key, Stream], source: str) -> dict[Links, Stream]:
     """Return one stream for all on the same links: the sum of their token buckets.
 
-    A burst that passes the meter may be sent to an empty port, so that the programmes know it as the source's.
+    The bounds of flows of one host assume that all of them keep to their buckets, because they share its port. Of other
+    hosts, which may not keep to them, what counts is what their meters pass.
     """
     merged: dict[Links, Stream] = {}
     for stream in streams.values():
-        burst_bits = max(stream.shaped_bits(0), stream.shaped_bits(1))
+        is_own = stream.servers[0] == source
+        burst_bits = stream.shaped_bits(0) if is_own else max(stream.shaped_bits(0), stream.shaped_bits(1))
         alone = Stream(stream.servers, stream.rate_bps, burst_bits)
         before = merged.get(stream.servers)
         merged[stream.servers] = alone if before is None else replace(

@@ -27,7 +27,10 @@ KEPT_MS = 2
 """A meter in use keeps the rate of this time, until it has been changed: at most a quarter of its bucket."""
 DRAWS = 3
 """How often half of what is left above that is taken: seven eighths of a full bucket."""
+GROWTH_DRAWS = 6
+"""The same for a meter that grows because of other flows: its own sender has no reason to expect a change."""
 MAX_DRAW_FRAMES = 16
+"""For DRAWS of them; more draws may send more."""
 
 
 class MeterCounts(NamedTuple):
@@ -82,16 +85,16 @@ def kept_bytes(meter: MeterEntry) -> int:
     return min(meter.rate_kbps * KEPT_MS // 8, bucket_bytes(meter) // 4)
 
 
-def draw_frames(meter: MeterEntry) -> tuple[int, ...]:
+def draw_frames(meter: MeterEntry, draws: int = DRAWS) -> tuple[int, ...]:
     """The sizes of frames that take most of the tokens of a full bucket, and few of one that has few."""
     left_bytes = bucket_bytes(meter) - kept_bytes(meter)
     frames: list[int] = []
-    for _ in range(DRAWS):
+    for _ in range(draws):
         left_bytes //= 2
         if left_bytes < MIN_FRAME_BYTES:
             break
         frames += frames_of(left_bytes)
-    return tuple(frames[:MAX_DRAW_FRAMES])
+    return tuple(frames[: MAX_DRAW_FRAMES * draws // DRAWS])
 
 
 def start_bytes(old: MeterEntry, new: MeterEntry, taken_bytes: int, since_s: float) -> int:

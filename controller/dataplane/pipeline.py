@@ -84,13 +84,20 @@ ARP_BURST_KBIT = 16
 IPV6, ARP, LLDP = 0x86DD, 0x0806, 0x88CC
 ANY_VLAN = (0x1000, 0x1000)
 
+NO_BURSTS: Mapping[str, int] = {}
+
 
 def contribution_of(
-    network: Network, reservation: Reservation, down: frozenset[str] = frozenset(), now_us: int | None = None
+    network: Network,
+    reservation: Reservation,
+    down: frozenset[str] = frozenset(),
+    now_us: int | None = None,
+    meter_bursts: Mapping[str, int] = NO_BURSTS,
 ) -> Contribution:
     """The contribution of one live reservation with these links down; only links of its paths affect it.
 
-    `now_us`: Unix time, which determines the open windows; None: all are open.
+    `now_us`: Unix time, which determines the open windows; None: all are open. `meter_bursts`: the bursts of its meters
+    in bytes by flow, where they differ from those of the flows.
     """
     entries: list[tuple[str, Entry]] = []
     reserved_bps: dict[str, int] = {}
@@ -101,7 +108,7 @@ def contribution_of(
             if network.links[link].slot_count:
                 continue  # the whole lightpath is reserved, see lightpath_contribution
             reserved_bps[link] = reserved_bps.get(link, 0) + placement.reserved_bps
-        entries.append((placement.switches[0], reservation_meter(placement)))
+        entries.append((placement.switches[0], reservation_meter(placement, meter_bursts.get(placement.flow.name))))
         entries.append(fragment_entry(network, placement))
         entries += ((traversal.switch, traversal.group) for traversal in traversals(network, placement))
         cookie = cookie_of(reservation.number, placement.version)
@@ -132,10 +139,14 @@ def intended_states(
     reservations: Iterable[Reservation],
     down: frozenset[str] = frozenset(),
     now_us: int | None = None,
+    meter_bursts: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, SwitchState]:
-    """The intended state of every switch for these live reservations; `IntendedState` maintains it incrementally."""
-    live = [reservation for reservation in reservations if reservation.is_live]
-    contributions = [contribution_of(network, reservation, down, now_us) for reservation in live]
+    """The intended state of every switch for these live reservations; `IntendedState` maintains it incrementally.
+
+    `meter_bursts`: as those of `contribution_of`, by reservation.
+    """
+    live, bursts = [reservation for reservation in reservations if reservation.is_live], meter_bursts or {}
+    contributions = [contribution_of(network, each, down, now_us, bursts.get(each.id, NO_BURSTS)) for each in live]
     base = base_states(network, down)
     meters = {name: dict(state.meters) for name, state in base.items()}
     flows = {name: dict(state.flows) for name, state in base.items()}
@@ -205,9 +216,10 @@ def _best_effort_burst_kbit(rate_kbps: int, queue_bytes: int) -> int:
     return max(burst_kbit, ceil(least_burst_bytes(rate_kbps * 1000, MAX_FRAME_BYTES) * 8 / 1000))
 
 
-def reservation_meter(placement: Placement) -> MeterEntry:
-    """The meter of a reserved flow, on its first switch."""
-    return MeterEntry(placement.meter_id, placement.reserved_bps // 1000, ceil(placement.burst_bytes * 8 / 1000))
+def reservation_meter(placement: Placement, burst_bytes: int | None = None) -> MeterEntry:
+    """The meter of a reserved flow, on its first switch; `burst_bytes`: None: that of the flow."""
+    burst_kbit = ceil((placement.burst_bytes if burst_bytes is None else burst_bytes) * 8 / 1000)
+    return MeterEntry(placement.meter_id, placement.reserved_bps // 1000, burst_kbit)
 
 
 def arp_meter_kbps(network: Network) -> int:

@@ -62,7 +62,7 @@ class LifecycleManager:
         with self._state.lock:
             for reservation in self._state.ledger.live():
                 self._load(reservation)
-            self._store.analyse_afresh()
+            self._store.analyse_loaded()
             self._switches.links.set_out_of_service(self._state.ledger.closed_spans())
         self._thread.start()
 
@@ -134,7 +134,7 @@ class LifecycleManager:
             with self._state.lock:
                 found = (self._store.published.get(name) for name in loaded[first : first + INTENDED_AT_ONCE])
                 installed = {each.id: each for each in found if each is not None and each.state in INSTALLED}
-                self._switches.set_intended(installed)
+                self._state.set_intended(installed)
 
     def _pause_s(self) -> float:
         if self._has_locked:
@@ -228,7 +228,7 @@ class LifecycleManager:
         started = self._degraded_if_out_of_step(reservation.with_state(State.ACTIVE))
         self._state.record_later(started)
         self._restoration_due = self._restoration_due or has_unrouted_flow(started, self._switches.links.down)
-        return self._switches.set_intended({started.id: started})
+        return self._state.set_intended({started.id: started})
 
     # Links and switches ---------------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class LifecycleManager:
                 restoration = restore(self._state.network, store.calendar, live, now_s, down, calibration)
                 changed = [reservation for reservation in restoration.changed if reservation.state in INSTALLED]
                 store.apply_restoration(restoration)
-                changed_keys = self._switches.set_intended({reservation.id: reservation for reservation in changed})
+                changed_keys = self._state.set_intended({reservation.id: reservation for reservation in changed})
                 self._publish_news(changed)
         except Exception:
             self._restoration_due = True

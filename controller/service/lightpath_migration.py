@@ -199,7 +199,7 @@ class LightpathMigrator:
         self._switches.updates.settle(changed_keys, CONFIRM_TIMEOUT_S)
 
     def _intend(self, reservations: Sequence[Reservation]) -> ChangedKeys:
-        return self._switches.set_intended({each.id: each for each in reservations if each.state in INSTALLED})
+        return self._state.set_intended({each.id: each for each in reservations if each.state in INSTALLED})
 
 
 def _as_it_is(reservation: Reservation) -> Request:

@@ -153,7 +153,7 @@ class Service:
                 if is_immediate:
                     self._switches.require_in_step(switches_of(renewed))
                 self._store.replace(renewed)
-                changed_keys = self._switches.set_intended({renewed.id: renewed}) if is_immediate else {}
+                changed_keys = self._state.set_intended({renewed.id: renewed} if is_immediate else {})
             if is_immediate:
                 return self._install(renewed.with_state(State.ACTIVE), held, changed_keys)
             return self._record_or_revert(renewed.with_state(State.SCHEDULED), held)
@@ -181,15 +181,16 @@ class Service:
             before = self._find_live(reservation_id)
             changed, admitted = self._readmitted(self._renewed(before, lease_s), flows)
             is_installed = before.state in INSTALLED
+            old_meters = self._store.live.meter_bursts(before.id)
             with self._store.undone_if_refused():
                 self._store.add(changed, admitted)
                 if is_installed:
                     transition_id = self._store.book_transition(before, changed)
-                    draining_id = self._store.begin_drain(before, changed)
+                    draining_id = self._store.begin_drain(before, changed, old_meters)
                     self._check_transition(before)
-            if is_installed:
-                changed_keys = self._switches.set_intended({changed.id: changed})
+            changed_keys = self._state.set_intended({changed.id: changed} if is_installed else {})
         if not is_installed:
+            self._switches.updates.synchronize(changed_keys)
             return self._record_or_revert(changed, before)
         try:
             return self._install(changed, before, changed_keys, drain_time_s(before))
@@ -311,7 +312,7 @@ class Service:
         with self._state.lock:
             before = self._store.published.get(before.id, before)
             self._store.undo(before)
-            undo_keys = self._switches.set_intended({before.id: before if before.state in INSTALLED else None})
+            undo_keys = self._state.set_intended({before.id: before if before.state in INSTALLED else None})
         self._switches.updates.settle(undo_keys, CONFIRM_TIMEOUT_S)
         self._state.purge()
         self._lifecycle.recheck_all()

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
 from typing import Protocol
 
 from controller.admission.admission import Admitted
-from controller.admission.draining_flows import flows_beyond
+from controller.admission.draining_flows import bursts_only, flows_beyond
 from controller.admission.latency_limits import exceeds_limits, has_limit
 from controller.admission.limit_checks import check_limits
 from controller.admission.live_reservations import LiveReservations
@@ -108,7 +108,7 @@ class ReservationStore:
         result = live
         for draining in tuple(self._draining.values()):
             if draining.flows:
-                bursts = {key: replace(flow, rate_bps=0) for key, flow in draining.flows.items() if flow.burst_bytes}
+                bursts = {key: flow for key, flow in bursts_only(draining.flows).items() if flow.burst_bytes}
                 result = result.without_draining(draining.keys).with_draining(bursts)
         self._told_live = live, result
         return result
@@ -127,6 +127,11 @@ class ReservationStore:
         """Analyse all live reservations from zero: the bounds are then not above those of any earlier analysis."""
         with suppress(NoBound):  # possible only if the calibration changed after their admission
             self.live = self.live.analysed_afresh()
+
+    def analyse_loaded(self) -> None:
+        """Analyse all live reservations from zero, before any meter is on a switch."""
+        self.live = self.live.with_meters_afresh().with_meters_intended()
+        self.analyse_afresh()
 
     def show(self, reservation: Reservation) -> None:
         """Publish a reservation to clients without changing what counts for admission."""
@@ -250,13 +255,17 @@ class ReservationStore:
             except LatencyNotMet:
                 self.analyse_afresh()
 
-    def begin_drain(self, before: Reservation, after: Reservation) -> str:
+    def begin_drain(
+        self, before: Reservation, after: Reservation, old_meters: Mapping[str, int] | None = None
+    ) -> str:
         """Count what `before` may have sent beyond `after` in the bounds, until after `end_drain` it has left.
 
-        Returns the id of these flows.
+        `old_meters`: the bursts of its meters before the change, by flow; None: they stay. Returns the id of these
+        flows.
         """
         draining_id = f"{before.id}~{before.version}"
-        flows = flows_beyond(before, after, draining_id)
+        new_meters = self.live.meter_bursts(after.id)
+        flows = flows_beyond(before, after, draining_id, new_meters if old_meters is None else old_meters, new_meters)
         if flows:
             self._draining[draining_id] = draining = _Draining(inf, list(flows), flows)
             self.live = draining.added_to(self.live)
@@ -297,7 +306,7 @@ class ReservationStore:
         """Count the bursts only: rates that flows of a reservation passed on to others of it are never used by both."""
         if not draining.flows:  # possible only if the calibration changed after its admission
             return DRAIN_MAX_S
-        draining.flows = {key: replace(flow, rate_bps=0) for key, flow in draining.flows.items()}
+        draining.flows = bursts_only(draining.flows)
         self.live = draining.added_to(self.live)
         try:
             return self._drain_s(draining)

@@ -162,11 +162,12 @@ class SetupPipeline:
                 setup.switches = switches_of(reservation)
                 self._switches.require_in_step(setup.switches)
             self._store.add(reservation, admitted)
-            changed_keys = self._switches.set_intended({reservation.id: reservation}) if is_immediate else {}
+            changed_keys = self._state.set_intended({reservation.id: reservation} if is_immediate else {})
         setup.reservation, setup.started_s = reservation, time.monotonic()
         if is_immediate:
             self._install(setup, changed_keys)
         else:
+            self._switches.updates.synchronize(changed_keys)
             reservation = self._record_uninstalled(setup, reservation)
             log.info("reserved id=%s state=%s", reservation.id, reservation.state)
             self._respond(setup, (reservation, False))
@@ -281,7 +282,7 @@ class SetupPipeline:
             assert setup.reservation is not None
             with self._state.lock:
                 self._store.retire(setup.reservation)
-                changed_keys = self._switches.set_intended({setup.reservation.id: None})
+                changed_keys = self._state.set_intended({setup.reservation.id: None})
             self._switches.updates.settle(changed_keys, CONFIRM_TIMEOUT_S)
             self._state.purge()
         finally:

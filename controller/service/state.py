@@ -74,6 +74,16 @@ class ServiceState:
             except Exception:
                 log.exception("a listener failed event=%s", type(event).__name__)
 
+    def set_intended(self, changed: Mapping[str, Reservation | None]) -> ChangedKeys:
+        """Set the reservations that should be installed (None: removed), with their meters and those that must grow.
+
+        Under the lock; see SwitchManager.
+        """
+        live = self.store.live
+        self.store.live = live.with_meters_intended()
+        bursts = {name: live.meter_bursts(name) for name in (*changed, *live.grown)}
+        return self.switches.set_intended(changed, {name: meters for name, meters in bursts.items() if meters})
+
     def decide(
         self, request: Request, calendar: Calendar | None = None, live: LiveReservations | None = None
     ) -> Admitted | Rejected:
@@ -191,7 +201,7 @@ class ServiceState:
             self.store.remove(before.id)
             return {}
         self.store.retire(self.store.live.get(before.id) or before)
-        return self.switches.set_intended({before.id: None})
+        return self.set_intended({before.id: None})
 
     def follow_clock(self) -> bool:
         """Take a step of the wall clock, if there was one, and tell of it; whether there was one."""

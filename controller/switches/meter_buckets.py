@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from controller.dataplane.entries import Entries, Entry, Key, MeterEntry, key_of
 from controller.dataplane.meter_tokens import (
+    DRAWS,
+    GROWTH_DRAWS,
     TokenMove,
+    bucket_bytes,
     drain_frames,
     draw_frames,
     frames_of,
@@ -37,6 +40,8 @@ class _Start:
 
     bytes: int
     taken: _Taken | None
+    grant_bytes: int = 0
+    """The part by which the meter has grown."""
 
 
 class MeterBuckets:
@@ -51,6 +56,8 @@ class MeterBuckets:
         self._unused: set[MeterKey] = set()
         """Meters that no switch has yet, of flows that have never sent by another meter of their reservation."""
         self._taken: dict[MeterKey, _Taken] = {}
+        self._grants: dict[MeterKey, int] = {}
+        """Tokens that the next change of a meter adds, because the bounds count as many more from now on."""
         self._starts: dict[MeterKey, _Start] = {}
         """Meters whose change is being confirmed."""
         self._surplus_bytes: dict[MeterKey, int] = {}
@@ -77,6 +84,10 @@ class MeterBuckets:
         if not old - new:
             self._unused |= new - old
 
+    def grow(self, key: MeterKey, by_bytes: int) -> None:
+        """Give these tokens to a meter that grows."""
+        self._grants[key] = self._grants.get(key, 0) + max(0, by_bytes)
+
     def forget(self, switch: str) -> None:
         """The state of a switch is not known: it may have any of its intended meters already."""
         self._unused = {key for key in self._unused if key[0] != switch}
@@ -93,7 +104,8 @@ class MeterBuckets:
                 key = key_of(change.entry)
                 if change.kind == "modify_meter" and is_bucket(key):
                     meter = applied[switch].get(key)
-                    frames = draw_frames(meter) if isinstance(meter, MeterEntry) else ()
+                    count = GROWTH_DRAWS if (switch, key[1]) in self._grants else DRAWS
+                    frames = draw_frames(meter, count) if isinstance(meter, MeterEntry) else ()
                     if isinstance(meter, MeterEntry) and frames:
                         self.totals.change((switch, meter.meter_id))
                         draws.setdefault(switch, []).append(Change("move_tokens", meter, TokenMove(frames)))
@@ -104,6 +116,7 @@ class MeterBuckets:
         meter = change.entry
         assert isinstance(meter, MeterEntry)
         key = switch, meter.meter_id
+        grant_bytes = self._grants.pop(key, 0)
         if change.kind == "delete_meter":
             self._deleting.add(key)
             self.totals.change(key)
@@ -117,7 +130,9 @@ class MeterBuckets:
         content_bytes = 0
         if isinstance(applied, MeterEntry) and taken is not None:
             content_bytes = start_bytes(applied, meter, taken.bytes, self._clock() - taken.at_s)
-        self._starts[key] = _Start(content_bytes, taken)
+        if change.kind == "modify_meter":
+            content_bytes = min(content_bytes + grant_bytes, bucket_bytes(meter))
+        self._starts[key] = _Start(content_bytes, taken, grant_bytes)
         return Change(change.kind, meter, TokenMove(drain_frames(meter, content_bytes)))
 
     def settle(self, changes: Mapping[str, Sequence[Change]], is_confirmed: bool = True) -> None:
@@ -142,9 +157,9 @@ class MeterBuckets:
             self._settle_draw(key, move)
             return
         start = self._starts.pop(key, _Start(0, None))
-        own_bytes = 0
+        own_bytes = start.grant_bytes
         if start.taken is not None:
-            own_bytes = max(0, start.taken.bytes - max(0, move.before.passed_bytes - start.taken.passed_bytes))
+            own_bytes += max(0, start.taken.bytes - max(0, move.before.passed_bytes - start.taken.passed_bytes))
         surplus_bytes = max(0, start.bytes - own_bytes) + move.after.dropped_bytes
         self._surplus_bytes[key] = surplus_bytes
 

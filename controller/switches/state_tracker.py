@@ -38,6 +38,11 @@ from controller.switches.pending_update import (
     send_order,
 )
 
+MeterBursts = Mapping[str, Mapping[str, int]]
+"""The bursts of meters in bytes, by reservation and flow, where they differ from those of the flows."""
+
+NO_METERS: MeterBursts = {}
+
 
 class SwitchStateTracker:
     """Applied and intended entries of all switches."""
@@ -51,6 +56,7 @@ class SwitchStateTracker:
         self._applied: dict[str, Entries] = {}
         self._down: frozenset[str] = frozenset()
         self._reservations: dict[str, Reservation] = {}
+        self._meter_bursts: dict[str, Mapping[str, int]] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
         """The windows of the reservations that have any."""
         self._revision = 0
@@ -58,9 +64,21 @@ class SwitchStateTracker:
 
     # Intended state -------------------------------------------------------------------------------------------------
 
-    def set_intended(self, changed: Mapping[str, Reservation | None]) -> ChangedKeys:
-        """Set the reservations that should be installed; None: removed."""
+    def set_intended(
+        self, changed: Mapping[str, Reservation | None], meter_bursts: MeterBursts = NO_METERS
+    ) -> ChangedKeys:
+        """Set the reservations that should be installed; None: removed.
+
+        `meter_bursts`: of these reservations, and of others whose meters grow.
+        """
         with self._lock:
+            grown = [name for name in meter_bursts if name not in changed and name in self._reservations]
+            for name in grown:
+                self._grow(self._reservations[name], self._meter_bursts.get(name, {}), meter_bursts[name])
+            for name in (*changed, *grown):
+                self._meter_bursts.pop(name, None)
+                if changed.get(name) is not None or name in grown:
+                    self._meter_bursts[name] = meter_bursts.get(name, {})
             for name, reservation in changed.items():
                 self.buckets.set_intended(self._reservations.pop(name, None), reservation)
                 self._windows.pop(name, None)
@@ -68,7 +86,14 @@ class SwitchStateTracker:
                     self._reservations[name] = reservation
                     if windows := windows_of(reservation.carried_placements):
                         self._windows[name] = windows
-            return self._recompute(changed)
+            return self._recompute((*changed, *grown))
+
+    def _grow(self, reservation: Reservation, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+        """Give the tokens by which the meters of a reservation grow to their buckets."""
+        for placement in reservation.carried_placements:
+            name = placement.flow.name
+            if name in before and name in after:
+                self.buckets.grow((placement.switches[0], placement.meter_id), after[name] - before[name])
 
     def set_links_down(self, down: frozenset[str]) -> ChangedKeys:
         """Set the links that are down; best effort is routed around them, reservations use the paths that are left."""
@@ -97,7 +122,9 @@ class SwitchStateTracker:
         self._revision += 1
         now_us = self._now_us()
         contributions = {
-            name: contribution_of(self._network, self._reservations[name], self._down, now_us)
+            name: contribution_of(
+                self._network, self._reservations[name], self._down, now_us, self._meter_bursts.get(name, {})
+            )
             if name in self._reservations
             else None
             for name in names

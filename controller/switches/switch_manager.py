@@ -44,7 +44,7 @@ from controller.switches.gate_control import GateController
 from controller.switches.link_counters import LinkCounterReader
 from controller.switches.link_monitor import LinkMonitor
 from controller.switches.pending_update import not_in_step
-from controller.switches.state_tracker import SwitchStateTracker
+from controller.switches.state_tracker import NO_METERS, MeterBursts, SwitchStateTracker
 from controller.switches.update_sender import UpdateSender
 from controller.switches.verifier import StateVerifier
 
@@ -93,13 +93,16 @@ class SwitchManager:
 
     # Intended state -------------------------------------------------------------------------------------------------
 
-    def set_intended(self, changed: Mapping[str, Reservation | None]) -> ChangedKeys:
+    def set_intended(
+        self, changed: Mapping[str, Reservation | None], meter_bursts: MeterBursts = NO_METERS
+    ) -> ChangedKeys:
         """Set the reservations that should be installed; None: removed.
 
+        `meter_bursts`: of these reservations, and of others whose meters grow.
         No switch is changed before one of the methods of `updates` is called with the result.
         """
         had_windows = self.tracker.has_windows
-        keys = self.tracker.set_intended(changed)
+        keys = self.tracker.set_intended(changed, meter_bursts)
         if had_windows or self.tracker.has_windows:
             self._gates.reschedule()
         return keys

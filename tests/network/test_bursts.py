@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import ExitStack
 from math import ceil, inf
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ SEND = textwrap.dedent("""
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0xb8)
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 20)
-    sender.bind(("0.0.0.0", 7801))
+    sender.bind(("0.0.0.0", int(sys.argv[6])))
     sender.connect((address, port))
     padding, due_s = bytes(payload_bytes - 8), 0.0
     for number in range(count):
@@ -59,6 +60,7 @@ def lost_of(
     frame_s: float,
     directory: Path,
     payload_bytes: int = FULL_PAYLOAD_BYTES,
+    source_port: int = 7801,
 ) -> tuple[int, float, str]:
     """Send frames to the cloud; return how many were lost, for how long the machine stalled, and when."""
     out = directory / f"received-{port}.json"
@@ -67,7 +69,7 @@ def lost_of(
     with StallWatch() as watch, network.running_in("cloud", receive, **pipes) as receiver:
         assert receiver.stdout is not None
         assert receiver.stdout.readline() == b"listening\n"
-        numbers = str(port), str(payload_bytes), str(count), str(frame_s)
+        numbers = str(port), str(payload_bytes), str(count), str(frame_s), str(source_port)
         network.run_in(source, [sys.executable, "-c", SEND, network.topology.ip("cloud"), *numbers])
         receiver.wait(60)
         receiver.stdout.close()
@@ -127,26 +129,35 @@ def test_a_flow_of_small_frames_passes_with_a_burst_of_its_own_frame_and_larger_
 def test_a_burst_that_overflows_a_queue_is_refused_and_the_offered_one_arrives_whole(
     pair: Network, tmp_path: Path
 ) -> None:
+    """A neighbour, and a flow of the same host whose frames wait behind the burst, lose nothing either."""
     asked = udp_flow("load1", "cloud", {"min_bandwidth_bps": 5 * MBPS, "burst_bytes": 8_000_000})
-    asked["match"]["destination_port"] = 7900
-    refused = pair.api.post("/v1/reservations", json={"owner": "test", "flows": [asked]})
-    assert (refused.status_code, refused.json()["code"]) == (409, "no_buffer"), refused.text
-    problem = refused.json()
-    assert problem["queue_bytes"] == 3_000_000 < problem["backlog_bytes"]
-    (offered,) = problem["offer"]["flows"]
+    asked["match"] |= {"source_port": 7901, "destination_port": 7900}
     neighbour = udp_flow("edge2", "cloud", {"min_bandwidth_bps": 20 * MBPS})
-    with reserved_flow(pair, neighbour), reserved_flow(pair, offered) as reservation:
+    of_same_host = udp_flow("load1", "load2", {"min_bandwidth_bps": 20 * MBPS})
+    with ExitStack() as reserved:
+        for flow in (neighbour, of_same_host):
+            reserved.enter_context(reserved_flow(pair, flow))
+        refused = pair.api.post("/v1/reservations", json={"owner": "test", "flows": [asked]})
+        assert (refused.status_code, refused.json()["code"]) == (409, "no_buffer"), refused.text
+        problem = refused.json()
+        assert problem["queue_bytes"] == 3_000_000 < problem["backlog_bytes"]
+        (offered,) = problem["offer"]["flows"]
+        reservation = reserved.enter_context(reserved_flow(pair, offered))
         burst_bytes = reservation["flows"][0]["burst_bytes"]
         assert burst_bytes == offered["requirement"]["burst_bytes"] > 2_500_000
         count = burst_bytes // 9014
         losses: list[int] = []
         while not losses or losses[-1] > LATE_SWITCH_SHARE * count:
-            with stream(pair, "edge2", "cloud", 4, tmp_path) as beside:
+            with (
+                stream(pair, "edge2", "cloud", 4, tmp_path) as beside,
+                stream(pair, "load1", "load2", 4, tmp_path) as behind,
+            ):
                 before = dropped_by_queues(pair)
-                lost, _, stalls = lost_of(pair, "load1", 7900, count, 0.0, tmp_path)
+                lost, _, stalls = lost_of(pair, "load1", 7900, count, 0.0, tmp_path, source_port=7901)
                 losses.append(lost)
             dropped = dropped_by_meters(pair, reservation), dropped_by_queues(pair) - before
             assert dropped == (0, 0), f"at meters, in queues; {stalls}"
             beside.check_complete()
+            behind.check_complete()
             assert len(losses) < MAX_BURSTS or lost <= LATE_SWITCH_SHARE * count, f"{losses} of {count} lost; {stalls}"
             time.sleep(burst_bytes * 8 / (5 * MBPS))  # until the bucket is full again

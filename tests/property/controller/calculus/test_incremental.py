@@ -36,7 +36,8 @@ def flows(draw: st.DrawFn) -> ShapedFlow:
     source, destination = draw(st.permutations(HOSTS))[:2]
     path = draw(st.sampled_from(candidate_paths(NETWORK, source, destination)))
     rate_bps, burst_bytes = draw(st.integers(1_000_000, 15_000_000)), draw(st.integers(9014, 60_000))
-    return ShapedFlow(path, rate_bps, burst_bytes, draw(st.sampled_from(ACTIVITIES)))
+    meter_burst_bytes = draw(st.none() | st.integers(burst_bytes, 2 * burst_bytes))
+    return ShapedFlow(path, rate_bps, burst_bytes, draw(st.sampled_from(ACTIVITIES)), meter_burst_bytes)
 
 
 changes = st.lists(st.tuples(st.integers(0, 9), st.none() | flows()), min_size=1, max_size=14)
@@ -109,3 +110,15 @@ def test_an_infeasible_change_names_a_link_and_leaves_the_analysis_unchanged() -
         raise AssertionError("100 of 80 Mb/s were given a bound")
     assert analysis.bounds == before
     assert analysis.changed({}, [0]).bounds == {}
+
+
+def test_behind_its_meter_a_flow_counts_as_its_meter_passes_it_whatever_its_host_sends_besides() -> None:
+    """So no other host's bounds depend on whether the host keeps to its bursts."""
+    def bounds_of_other(burst_bytes: int, *more: ShapedFlow) -> float:
+        metered = ShapedFlow(("edge1", "r6", "r1", "r2", "cloud"), 5_000_000, burst_bytes, ALWAYS, 40_000)
+        other = ShapedFlow(("edge2", "r6", "r1", "r2", "cloud"), 5_000_000, 20_000, ALWAYS, 25_000)
+        flows = dict(enumerate((other, metered, *more)))
+        return Analysis.of(NETWORK, flows).bound(0).accumulated_latency_us
+
+    beside = ShapedFlow(("edge1", "r6", "r5", "edge4"), 5_000_000, 500_000, ALWAYS, 500_000)
+    assert bounds_of_other(10_000) == bounds_of_other(40_000) == bounds_of_other(10_000, beside)

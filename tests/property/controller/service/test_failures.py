@@ -188,7 +188,8 @@ class World:
         self.check_calendar(live, now_s)
 
     def check_switches(self, installed: list[Reservation], down: frozenset[str], now_s: float) -> None:
-        expected = intended_entries(METRO, installed, down, int(now_s * 1e6))
+        meter_bursts = {each.id: self.service._store.live.meter_bursts(each.id) for each in installed}
+        expected = intended_entries(METRO, installed, down, int(now_s * 1e6), meter_bursts)
         self.service._switches.on_clock_step()  # gates wait by the machine's clock
         try:
             wait_until(lambda: self.switches.installed() == expected, 10)

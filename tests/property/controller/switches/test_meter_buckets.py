@@ -58,6 +58,10 @@ class ArrivalCurve:
         self.bits -= size_bytes * 8
         self.least_bits = min(self.least_bits, self.bits)
 
+    def grow(self, by_bits: int) -> None:
+        self.burst_bits += by_bits
+        self.bits += by_bits
+
     def change(self, meter: MeterEntry) -> None:
         self.rate_kbps, self.burst_bits = meter.rate_kbps, meter.burst_kbit * 1000
         self.bits = min(self.bits, self.burst_bits)
@@ -71,7 +75,10 @@ class Packets(NamedTuple):
 
 
 class MeterChange(NamedTuple):
-    """A change of the meter; delays of the switch and of the controller, and what the flow sends meanwhile."""
+    """A change of the meter; delays of the switch and of the controller, and what the flow sends meanwhile.
+
+    `grows`: the meter keeps its rate, and its burst grows by that of the change, because its host has further flows.
+    """
 
     rate_kbps: int
     burst_kbit: int
@@ -79,6 +86,7 @@ class MeterChange(NamedTuple):
     decide_us: int
     reach_us: int
     meanwhile: Packets
+    grows: bool = False
 
 
 class Switch:
@@ -130,6 +138,10 @@ class Switch:
     def change(self, change: MeterChange) -> None:
         meter = MeterEntry(FIRST_METER_ID, change.rate_kbps, change.burst_kbit)
         applied = self.applied[key_of(meter)]
+        if change.grows and isinstance(applied, MeterEntry):
+            meter = applied._replace(burst_kbit=applied.burst_kbit + change.burst_kbit)
+            self.buckets.grow(("s1", meter.meter_id), change.burst_kbit * 125)
+            self.curve.grow(change.burst_kbit * 1000)
         asked = Change("modify_meter", meter)
         draws = self.buckets.draws({"s1": [asked]}, {"s1": self.applied})
         if draws:
@@ -159,6 +171,7 @@ CHANGES = st.builds(
     decide_us=st.integers(0, 30_000),
     reach_us=st.integers(0, 900),
     meanwhile=PACKETS,
+    grows=st.booleans(),
 )
 WAITS = st.one_of(st.integers(0, 3000), st.integers(0, 500_000))
 STEPS = st.lists(st.one_of(WAITS, PACKETS, CHANGES), max_size=40)
@@ -173,7 +186,7 @@ def run(switch: Switch, steps: Sequence[int | Packets | MeterChange]) -> int:
     for step in steps:
         if isinstance(step, MeterChange):
             switch.change(step)
-            fastest_kbps = max(fastest_kbps, step.rate_kbps)
+            fastest_kbps = max(fastest_kbps, switch.meter.entry.rate_kbps)
         elif isinstance(step, Packets):
             switch.send(step)
         else:
@@ -220,3 +233,14 @@ def test_an_idle_flow_keeps_most_of_its_bucket(meter: MeterEntry, rate_kbps: int
     change = MeterChange(rate_kbps, meter.burst_kbit, 0, 0, 0, Packets(0, 60))
     switch.change(change)
     assert switch.meter.bits >= 5 / 8 * meter.burst_kbit * 1000 - KEPT_MS * meter.rate_kbps - 1000
+
+
+@given(METERS, st.integers(100, 8000), st.integers(0, 900))
+def test_an_idle_flow_keeps_nearly_all_of_a_bucket_that_grows(meter: MeterEntry, by_kbit: int, took_us: int) -> None:
+    switch = Switch(meter)
+    switch.wait(1_000_000_000)
+    switch.change(MeterChange(0, by_kbit, took_us, 0, 0, Packets(0, 60), grows=True))
+    lost_ms = 2 * KEPT_MS + took_us / 1000 + TICK_MS
+    frames_bits = 20 * 60 * 8  # frames have a least size
+    least_bits = (63 / 64 * meter.burst_kbit + by_kbit) * 1000 - lost_ms * meter.rate_kbps - frames_bits
+    assert switch.meter.bits >= least_bits

@@ -96,7 +96,7 @@ def down(burst: int) -> Flow:
 def test_later_reservations_keep_it_and_are_refused_where_they_would_not(
     others: tuple[LiveReservations, Calendar],
 ) -> None:
-    live, calendar = admitted_beside(others, slack=0.04)
+    live, calendar = admitted_beside(others, slack=0.08)
     small = decided(request("r-3", down(9014)), live, calendar)
     assert isinstance(small, Admitted)
     kept = small.others.with_current_bounds(next(r for r in small.others if r.id == "r-2")).placements[0]
