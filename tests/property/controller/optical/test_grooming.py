@@ -129,7 +129,8 @@ class Lightpaths(RuleBasedStateMachine):
             if together(user, other):
                 assert not any(overlap(move.after, held) for held in lit_by(other))
         for user in users:
-            assert not any(each.flow.requirement.pinned for each in user.placements if move.before in lit_by(user))
+            assert not any(each.flow.requirement.pinned for each in user.placements
+                           if move.before in (*each.lightpaths, *each.backup_lightpaths))
             after = with_move(user, move)
             end_s = float("inf") if after.end_at_s is None else after.end_at_s
             ducts = self.network.srlg_by_span
