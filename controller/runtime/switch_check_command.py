@@ -15,6 +15,7 @@ from controller.runtime import rest_query
 from controller.runtime.environment import load_network
 from controller.runtime.listen_address import Address, AddressType, listening_socket
 from controller.security.tls import TlsFiles, server_context
+from topologies.option_types import FiniteRange
 
 EXIT_FAILS = 1
 EXIT_USAGE, EXIT_NETWORK = 2, 3
@@ -40,7 +41,7 @@ Exit codes: 0 all that the switch states holds, 1 something would not hold, 2 us
               help="Without a controller: wait at this address for the switch to connect; nothing of it is changed.")
 @click.option("--map", "map_name", metavar="MAP",
               help="With --listen: the map of the switch, so that its ports are compared.")
-@click.option("--wait", "wait_s", type=click.FloatRange(0, min_open=True), default=WAIT_S, show_default=True,
+@click.option("--wait", "wait_s", type=FiniteRange(0, 86_400, min_open=True), default=WAIT_S, show_default=True,
               metavar="SECONDS", help="With --listen: how long to wait.")
 @click.option("--openflow-ca", type=PemFile, help="With --listen: CA of the switches' certificates; enables TLS.")
 @click.option("--openflow-cert", type=PemFile, help="Certificate presented to the switch.")

@@ -11,6 +11,7 @@ from trainer.cloud.preparation import Preparation, prepare
 from trainer.cloud.rehearsal import rehearse, shared_model
 from trainer.config.partitioning import IID
 from trainer.config.settings import RunSettings
+from trainer.data import load
 from trainer.data.load import load_local, preload
 from trainer.data.standardization import summarize
 from trainer.profiling.predictor import ComputeProfile
@@ -18,6 +19,13 @@ from trainer.protocol.messages import JoinRequest
 
 EDGES = "edge1", "edge2"
 DATA = "traffic-lights"
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set that the process has loaded, for the time of a test."""
+    monkeypatch.setattr(load, "_preloaded", {})
+    preload(DATA, 1)
 
 
 def requests() -> list[JoinRequest]:
@@ -41,7 +49,6 @@ def facts(prepared: Preparation) -> tuple[object, ...]:
 
 
 def test_a_rehearsed_run_is_prepared_alike_and_builds_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    preload(DATA, 1)
     settings, cpu = settings_of(), torch.device("cpu")
     afresh = prepare(requests(), settings)
     layers = shared_model(afresh.message, cpu, MadeAhead()).layers
@@ -59,7 +66,6 @@ def test_a_rehearsed_run_is_prepared_alike_and_builds_nothing_again(monkeypatch:
 
 
 def test_edges_that_join_with_other_data_have_it_prepared_for_theirs() -> None:
-    preload(DATA, 1)
     settings = settings_of()
     made = rehearse(settings)
     smaller = [request.model_copy(update={"sample_shape": (3, 16, 16)}) for request in requests()]
@@ -67,7 +73,6 @@ def test_edges_that_join_with_other_data_have_it_prepared_for_theirs() -> None:
 
 
 def test_what_a_rehearsal_fails_at_is_told_when_the_edges_have_joined() -> None:
-    preload(DATA, 1)
     settings = settings_of(model="no_such_package:model")
     made = rehearse(settings)
     with pytest.raises(Exception, match="no_such_package"):
