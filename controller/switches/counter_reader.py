@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -48,15 +48,20 @@ class _Request:
 
 
 class CounterReader:
-    """Counters of reservations, read when asked for. Thread-safe."""
+    """Counters of reservations, read when asked for. Thread-safe.
+
+    `meter_bursts`: the bursts of the meters of a reservation that should be installed, by flow.
+    """
 
     def __init__(
-        self, network: Network, switches: Switches, datapath_ids: DatapathIds, totals: MeterTotals
+        self, network: Network, switches: Switches, datapath_ids: DatapathIds, totals: MeterTotals,
+        meter_bursts: Callable[[str], Mapping[str, int]],
     ) -> None:
         self._network = network
         self._switches = switches
         self._datapath_ids = datapath_ids
         self._totals = totals
+        self._meter_bursts = meter_bursts
         self._fragments = FragmentCounts()
         self._lock = threading.Lock()
         self._requested = 0
@@ -64,10 +69,11 @@ class CounterReader:
     def of_reservation(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """The reservation's counters on each of its switches, and the switches that could not be read."""
         meters: dict[str, list[MeterEntry]] = {}
+        bursts = self._meter_bursts(reservation.id)
         for placement in reservation.carried_placements:
             for name in placement.switches:
                 meters.setdefault(name, [])
-            meters[placement.switches[0]].append(reservation_meter(placement))
+            meters[placement.switches[0]].append(reservation_meter(placement, bursts.get(placement.flow.name)))
         cookie = cookie_of(reservation.number, 0)
         requests = [self._request(name, cookie, COOKIE_RESERVATION_MASK, entries) for name, entries in meters.items()]
         counted = {fragment_entry(self._network, placement) for placement in reservation.carried_placements}

@@ -88,6 +88,11 @@ class SwitchStateTracker:
                         self._windows[name] = windows
             return self._recompute((*changed, *grown))
 
+    def meter_bursts(self, reservation_id: str) -> Mapping[str, int]:
+        """Return the bursts of the meters of a reservation that should be installed, by flow; empty if none is."""
+        with self._lock:
+            return self._meter_bursts.get(reservation_id, {})
+
     def _grow(self, reservation: Reservation, before: Mapping[str, int], after: Mapping[str, int]) -> None:
         """Give the tokens by which the meters of a reservation grow to their buckets."""
         for placement in reservation.carried_placements:

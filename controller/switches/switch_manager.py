@@ -71,7 +71,8 @@ class SwitchManager:
         self._datapath_ids = DatapathIds(network)
         self.updates = UpdateSender(switches, self._datapath_ids, self.tracker, self._set_out_of_step)
         self.verifier = StateVerifier(switches, self._datapath_ids, self.tracker, self.sync_state, publish)
-        self.counters = CounterReader(network, switches, self._datapath_ids, self.tracker.buckets.totals)
+        self.counters = CounterReader(network, switches, self._datapath_ids, self.tracker.buckets.totals,
+                                      self.tracker.meter_bursts)
         self.link_counters = LinkCounterReader(network, switches, self._datapath_ids)
         self._gates = GateController(self.tracker, self.updates.synchronize, clock)
         switches.expect(self._datapath_ids.name_of, ports_of_map(network))

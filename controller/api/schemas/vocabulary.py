@@ -104,7 +104,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "switch": "Name of the switch.",
     "meter_id": "OpenFlow id of the meter.",
     "rate_kbps": "Rate of the meter, in kbit/s.",
-    "burst_kbit": "Burst of the meter, in kbit.",
+    "burst_kbit": "Burst of the meter, in kbit: that of the flow, and what the port of its host may add.",
     "packets": "Packets counted.",
     "bytes": "Bytes counted.",
     "dropped_packets": "Packets that the meter dropped.",
