@@ -26,8 +26,10 @@ from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import link_names
 
-HEADROOM_SHARE = 1 / 8
-"""Room beyond the delay of the port, relative to what bursts contribute to it: so meters grow seldom."""
+HEADROOM_SHARE, MAX_HEADROOM_SHARE = 1 / 16, 3
+"""Room beyond the delay of the port, so that meters grow seldom: of what bursts contribute to the delay, this share
+times the capacity over the reserved rates, at most the greatest. Behind the port it costs all flows together that share
+of the delay at most, because what meters let through at once grows with the rates."""
 
 GROWTH_MARGIN_US = 4000.0
 """Further room of a meter that grows in use: at least the tokens that its change may lose (`meter_tokens`)."""
@@ -77,7 +79,9 @@ class SourcePort:
 
         A flow alone gets no larger a meter than its burst and the whole variation of the port's delay.
         """
-        headroom_us = (delay_us - server.latency_us) * HEADROOM_SHARE
+        waiting_us = delay_us - server.latency_us
+        share = HEADROOM_SHARE * server.rate_bps / max(1, self.rate_bps)
+        headroom_us = waiting_us * min(MAX_HEADROOM_SHARE, share)
         if len(self.flows) == 1:
             headroom_us = min(headroom_us, max(0, self.burst_bytes - frame_bytes) * 8 / server.rate_bps * 1e6)
         return delay_us + headroom_us
@@ -164,7 +168,7 @@ class SourcePorts:
                 grown_us = target_us + GROWTH_MARGIN_US
                 rooms = {key: grown_us for key, room_us in port.room_us.items() if room_us < grown_us}
             elif port.room_us:
-                new_us = port.least_room_us
+                new_us = min(port.least_room_us, target_us)
             for key in () if has_ended else added:
                 known = former.get(key)
                 is_kept = known is not None and known.link == link and known.room_us >= delay_us

@@ -31,9 +31,10 @@ def test_a_reservation_installs_its_meter_and_entries_on_the_switches(ovs: OpenV
         f"{cookie}, table=1, priority=300,ip,in_port=1,dl_dst={label},nw_tos=184 "
         "actions=set_field:02:00:00:00:00:03->eth_dst,output:2",
     ]
-    # its burst of 320 kbit, and 15 Mb/s x 3.29 ms: two largest frames and an eighth of its burst at 80 Mb/s, less the
-    # least time of the port, and what the switch varies by (docs/guarantees.md, "The port of the sender")
-    assert ovs.meters("s1")[110000] == (15_000, 370)
+    # its burst of 320 kbit, and 15 Mb/s x 4.12 ms: two largest frames and a third of its burst (80 / 15 / 16) at
+    # 80 Mb/s, less the least time of the port, and what the switch varies by (docs/guarantees.md, "The port of the
+    # sender")
+    assert ovs.meters("s1")[110000] == (15_000, 382)
 
 
 def test_best_effort_meters_follow_the_reserved_rate(ovs: OpenVSwitch, controller: Controller) -> None:

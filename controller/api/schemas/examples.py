@@ -156,7 +156,7 @@ COUNTERS: Json = {
             "meter_id": 110_000,
             "flow": "edge1-up",
             "rate_kbps": 15_000,
-            "burst_kbit": 370,
+            "burst_kbit": 382,
             "packets": 3,
             "bytes": 3042,
             "dropped_packets": 0,
