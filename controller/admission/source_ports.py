@@ -28,8 +28,8 @@ from controller.domain.path import link_names
 
 HEADROOM_SHARE, MAX_HEADROOM_SHARE = 1 / 16, 3
 """Room beyond the delay of the port, so that meters grow seldom: of what bursts contribute to the delay, this share
-times the capacity over the reserved rates, at most the greatest. Behind the port it costs all flows together that share
-of the delay at most, because what meters let through at once grows with the rates."""
+times the capacity over the reserved rates, at most the greatest. Where all flows get theirs at one time, it costs that
+share behind the port at most, because what meters let through at once grows with the rates."""
 
 GROWTH_MARGIN_US = 4000.0
 """Further room of a meter that grows in use: at least the tokens that its change may lose (`meter_tokens`)."""
