@@ -11,15 +11,8 @@ from math import log
 from typing import Literal
 
 from controller.optical.candidate_routes import CandidateRoutes
-from controller.optical.reallocation import (
-    LitLightpath,
-    LitSpectrum,
-    Move,
-    MovePolicy,
-    Reallocation,
-    RouteOption,
-    reallocate,
-)
+from controller.optical.lit_spectrum import LitLightpath, LitSpectrum, Move, RouteOption
+from controller.optical.reallocation import MovePolicy, Reallocation, reallocate
 from controller.optical.rsa import Assignment, RouteOrder, assign
 from harness.lightpath_replay import LogEntry
 from harness.route_order_search import Demand

@@ -29,7 +29,8 @@ from controller.errors import NoSpectrum
 from controller.optical.candidate_routes import CandidateRoute
 from controller.optical.grooming import LightpathAllocator
 from controller.optical.lightpath_design import design_lightpath
-from controller.optical.reallocation import LitLightpath, LitSpectrum, MovePolicy, RouteOption, reallocate
+from controller.optical.lit_spectrum import LitLightpath, LitSpectrum, RouteOption
+from controller.optical.reallocation import MovePolicy, reallocate
 from controller.optical.rsa import Assignment
 from controller.optical.spectrum_grid import FIXED, FLEXIBLE, Modulation
 from topologies.maps import C_BAND_SLOTS, SLOTS_PER_CHANNEL

@@ -17,17 +17,13 @@ routing and spectrum assignment algorithms in elastic optical networks", J. Opt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from controller.domain.frozen import frozen
 from controller.optical.candidate_routes import CandidateRoute
-from controller.optical.rsa import Assignment, Spectrum, block_starts, starts_within_bands
-from controller.optical.spectrum_grid import SpectrumGrid
-
-RouteOption = tuple[int, int, CandidateRoute]
-"""Slots x links, slots, route: as `CandidateRoutes.candidates` lists them."""
+from controller.optical.lit_spectrum import LitLightpath, LitSpectrum, Move, RouteOption
+from controller.optical.rsa import Assignment, block_starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,105 +51,12 @@ class MovePolicy:
 MOVE_FEW: Final = MovePolicy()
 
 
-@frozen
-class LitLightpath:
-    """A lightpath in operation. `options`: the routes that it can take, cheapest first; `is_pinned`: never moved.
-
-    `least_growth`: a lower bound on how much it grows in slots x links on any of these; None: that of the first.
-    """
-
-    number: int
-    assignment: Assignment
-    options: Sequence[RouteOption] = ()
-    is_pinned: bool = False
-    least_growth: int | None = None
-
-
-@frozen
-class Move:
-    """A lightpath changes its block, or its route and block."""
-
-    before: LitLightpath
-    after: Assignment
-
-
 @dataclass(frozen=True, slots=True)
 class Reallocation:
     """A request's assignment, and the moves after which its block is free, in order."""
 
     assignment: Assignment
     moves: tuple[Move, ...]
-
-
-class LitSpectrum(Spectrum):
-    """The free slots of every link, and the lightpaths that occupy others. `available`: the slots that a lightpath may
-    ever occupy, by link; `channel_slots`: a lightpath begins at a multiple of so many; `upper_band`: the first slot of
-    another band, which no lightpath crosses.
-    """
-
-    def __init__(
-        self, grid: SpectrumGrid, available: Sequence[int], channel_slots: int = 1, upper_band: int | None = None
-    ) -> None:
-        super().__init__(grid, available)
-        self.available = tuple(available)
-        most_slots = max(slots.bit_length() for slots in available)
-        self._channel_starts = sum(1 << first for first in range(0, most_slots, channel_slots))
-        self._upper_band = most_slots if upper_band is None else upper_band
-        self._allowed: dict[int, int] = {}
-        self.lit_on: list[dict[int, LitLightpath]] = [{} for _ in available]
-        self.least_growth: dict[int, int] = {}
-        """Of each lightpath: a lower bound on how much it grows in slots x links by a move; at most 0."""
-        self.edges: dict[int, tuple[int, int]] = {}
-        """Of each lightpath: the bit above its highest slot, and that of its lowest."""
-
-    def allowed_starts(self, width: int) -> int:
-        """Return the slots at which a lightpath of this width may begin."""
-        allowed = self._allowed.get(width)
-        if allowed is None:
-            allowed = starts_within_bands(self._channel_starts, width, self._upper_band)
-            self._allowed[width] = allowed
-        return allowed
-
-    def light(self, lightpath: LitLightpath) -> None:
-        """Add a lightpath.
-
-        Raises: ValueError if one of its slots is occupied (a bug in the caller).
-        """
-        self.occupy(lightpath.assignment)
-        for link in lightpath.assignment.route.links:
-            self.lit_on[link][lightpath.number] = lightpath
-        self._measure(lightpath)
-
-    def _measure(self, lightpath: LitLightpath) -> None:
-        block = lightpath.assignment.block
-        first = block & -block
-        self.edges[lightpath.number] = block + first, first
-        least = lightpath.least_growth
-        if least is None:
-            least = lightpath.options[0][0] - _cost(lightpath) if lightpath.options else 0
-        self.least_growth[lightpath.number] = least if least < 0 else 0
-
-    def extinguish(self, lightpath: LitLightpath) -> None:
-        """Remove a lightpath."""
-        number, lit_on = lightpath.number, self.lit_on
-        self.release(lightpath.assignment)
-        for link in lightpath.assignment.route.links:
-            del lit_on[link][number]
-        del self.least_growth[number], self.edges[number]
-
-    def move(self, move: Move) -> LitLightpath:
-        """Light the new block beside the old one, then free the old one; returns the lightpath after it.
-
-        Raises: ValueError if the new block is occupied, by the lightpath itself too (a bug in the caller).
-        """
-        before = move.before
-        after = replace(before, assignment=move.after, least_growth=None)
-        self.occupy(move.after)
-        self.extinguish(before)
-        for link in move.after.route.links:
-            self.lit_on[link][after.number] = after
-        self._measure(after)
-        return after
 
 
 def reallocate(
@@ -342,7 +245,7 @@ class _Search:
 
     def _destinations_of(self, lightpath: LitLightpath) -> list[_Destination]:
         """Return the routes that a lightpath may take, cheapest first, its own before others of the same cost."""
-        destinations, own_cost = [], _cost(lightpath)
+        destinations, own_cost = [], lightpath.cost
         for cost, width, route in self._options_of(lightpath):
             free = self._common(route, {})
             starts = block_starts(free, width) & self._allowed_starts(width)
@@ -351,7 +254,7 @@ class _Search:
 
     def _options_of(self, lightpath: LitLightpath) -> list[RouteOption]:
         own = lightpath.assignment.route
-        options = [(_cost(lightpath), lightpath.assignment.width, own)]
+        options = [(lightpath.cost, lightpath.assignment.width, own)]
         if self._policy.may_reroute:
             options += [each for each in lightpath.options[: self._policy.moved_routes] if each[2].links != own.links]
             options.sort(key=lambda option: option[0])
@@ -365,7 +268,3 @@ class _Search:
         for link in move.before.assignment.route.links:
             after[link] = after.get(link, free[link]) | move.before.assignment.block
         return after
-
-
-def _cost(lightpath: LitLightpath) -> int:
-    return lightpath.assignment.width * len(lightpath.assignment.route.links)

@@ -93,39 +93,13 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
     slow = [" - ".join(fibre.ends) for fibre, rate in zip(plant.fibres, rates, strict=True)
             if rate[0] * rate[1] * scale < SLOWEST_MBPS]  # fmt: skip
     rates = [rate if rate[0] * rate[1] * scale >= SLOWEST_MBPS else (1, SLOWEST_MBPS / scale) for rate in rates]
-    shares = _cpu_shares(len(sites.edges))
-    nodes: list[dict[str, Any]] = [
-        {
-            "name": names[site.name], "kind": "switch", "position_km": positions[site.name],
-            "label": site.name[:MOST_LETTERS],
-        }
-        for site in plant.sites
-    ]  # fmt: skip
-    links: list[dict[str, Any]] = [
-        {
-            "ends": [names[end] for end in fibre.ends], "length_km": fibre.length_km,
-            "channels": number, "channel_rate_gbps": rate_gbps,
-            **{
-                name: value
-                for name in ("duct", "loss_db_per_km", "fibre_type")
-                if (value := getattr(fibre, name)) is not None
-            },
-        }
-        for fibre, (number, rate_gbps) in zip(plant.fibres, rates, strict=True)
-    ]  # fmt: skip
-
-    most = most_channels(options.grid, options.band)
-
-    def attach(host: str, kind: str, site: str, fibres: int, **facts: object) -> None:
-        nodes.append({"name": host, "kind": kind, "position_km": positions[site], **facts})
-        access = {"length_km": ACCESS_KM, "channels": min(most, fibres * channels), "channel_rate_gbps": most_gbps}
-        links.append({"ends": [host, names[site]], **access})
-
-    for number, site in enumerate(sites.edges, 1):
-        attach(f"edge{number}", "edge", site, 1, cpu_share=shares[number - 1])
-    attach("cloud", "cloud", sites.cloud, 2, cpu_share=CLOUD_CPU_SHARE)
+    nodes, links = _switches_and_spans(plant, rates, names, positions)
+    access = _Access(names, positions, channels, most_gbps, most_channels(options.grid, options.band))
+    for number, (site, share) in enumerate(zip(sites.edges, _cpu_shares(len(sites.edges)), strict=True), 1):
+        access.attach(nodes, links, f"edge{number}", "edge", site, cpu_share=share)
+    access.attach(nodes, links, "cloud", "cloud", sites.cloud, cpu_share=CLOUD_CPU_SHARE)
     for host, site in (("load1", sites.edges[0]), ("load2", sites.cloud)):
-        attach(host, "host", site, 2)
+        access.attach(nodes, links, host, "host", site)
     path = sites.path
     bottleneck = [names[site] for site in path[-2:]] if len(path) > 1 else ["cloud", names[sites.cloud]]
     crowded = _crowded(plant, options.band)
@@ -146,6 +120,50 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
         "links": links,
         "cross_traffic": {"source": "load1", "sink": "load2", "bottleneck": bottleneck},
     }
+
+
+def _switches_and_spans(
+    plant: Plant, rates: Sequence[tuple[int, float]], names: Mapping[str, str], positions: Mapping[str, list[float]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The map's nodes and links that the plant has; `rates`: number and rate in Gb/s of each fibre's channels."""
+    nodes: list[dict[str, Any]] = [
+        {
+            "name": names[site.name], "kind": "switch", "position_km": positions[site.name],
+            "label": site.name[:MOST_LETTERS],
+        }
+        for site in plant.sites
+    ]  # fmt: skip
+    links: list[dict[str, Any]] = []
+    for fibre, (number, rate_gbps) in zip(plant.fibres, rates, strict=True):
+        ends = [names[end] for end in fibre.ends]
+        optional = {name: getattr(fibre, name) for name in ("duct", "loss_db_per_km", "fibre_type")}
+        links.append({
+            "ends": ends, "length_km": fibre.length_km, "channels": number, "channel_rate_gbps": rate_gbps,
+            **{name: value for name, value in optional.items() if value is not None},
+        })  # fmt: skip
+    return nodes, links
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """What access links are made of. An edge has `channels`, every other host twice as many, at most `most`."""
+
+    names: Mapping[str, str]
+    positions: Mapping[str, list[float]]
+    channels: int
+    rate_gbps: float
+    most: int
+
+    def attach(
+        self, nodes: list[dict[str, Any]], links: list[dict[str, Any]], host: str, kind: str, site: str, **facts: float
+    ) -> None:
+        """Append a host and its link to the switch at a site."""
+        channels = min(self.most, self.channels if kind == "edge" else 2 * self.channels)
+        nodes.append({"name": host, "kind": kind, "position_km": self.positions[site], **facts})
+        links.append({
+            "ends": [host, self.names[site]], "length_km": ACCESS_KM, "channels": channels,
+            "channel_rate_gbps": self.rate_gbps,
+        })  # fmt: skip
 
 
 def _optical(plant: Plant, options: PlacementOptions, names: Mapping[str, str]) -> dict[str, Any]:

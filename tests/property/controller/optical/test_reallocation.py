@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.optical.candidate_routes import CandidateRoute, CandidateRoutes
-from controller.optical.reallocation import LitLightpath, LitSpectrum, Move, MovePolicy, reallocate
+from controller.optical.lit_spectrum import LitLightpath, LitSpectrum, Move
+from controller.optical.reallocation import MovePolicy, reallocate
 from controller.optical.rsa import BY_COST, Assignment, assign
 from tests.property.strategies import GRID, plants
 
