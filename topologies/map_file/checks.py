@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, TypeGuard
-from unicodedata import category
 
 import networkx as nx
 
@@ -20,6 +19,7 @@ from topologies.maps import (
     least_queue_bytes,
     most_channels,
 )
+from topologies.text_encoding import is_control
 
 LEAST_EMULATED_MBPS = 0.001
 
@@ -64,7 +64,7 @@ def _check_texts(
     texts += [(("nodes", index, "label"), node.get("label")) for index, node in nodes]
     texts += [(("links", index, "duct"), link.get("duct")) for index, link in links]
     for location, text in texts:
-        if isinstance(text, str) and any(category(letter) == "Cc" and letter not in "\n\t" for letter in text):
+        if isinstance(text, str) and any(is_control(letter) and letter not in "\n\t" for letter in text):
             yield Mistake(location, text, "control characters are not shown; remove them")
 
 

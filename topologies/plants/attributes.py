@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
 from topologies.maps import LEAST_LOSS_DB_PER_KM, MOST_LOSS_DB_PER_KM, FibreType
 from topologies.readers.source import number_of
+from topologies.text_encoding import is_control
 
 KM_PER_UNIT = {
     **dict.fromkeys(("km", "kilometre", "kilometres", "kilometer", "kilometers"), 1.0),
@@ -43,9 +43,12 @@ BITS_FROM = 1e6
 """A plain `capacity` of at least this is in bit/s, a smaller one in Gb/s."""
 LOSSES = ("lossdbperkm", "losscoef", "losscoefdbperkm", "attenuationdbperkm")
 FIBRE_TYPES = ("fibretype", "fibertype", "typevariety")
-UNUSED = ("weight", "cost", "loss", "attenuation", "srlg", "riskgroup", "sharedriskgroup", "channels",
-          "wavelengths", "len", "delay", "latency")  # fmt: skip
-"""Attributes that could mean something here, and are not used."""
+UNUSED = frozenset({"weight", "cost", "loss", "attenuation", "srlg", "riskgroup", "sharedriskgroup", "channels",
+                    "wavelengths", "len", "delay", "latency"})  # fmt: skip
+"""Attributes that could mean something here, and are not used, as all others that are numbers."""
+IDENTIFIERS = frozenset({"key", "id", "index", "number", "edgeid", "linkid", "uid", "sourcenode", "destnode",
+                         "sourcetp", "desttp", "sourceport", "destport", "targetport"})  # fmt: skip
+"""Attributes that may be numbers and are none."""
 USED = frozenset({*LENGTHS, *UNIT_WORDS, *SPEEDS, *SPEED_WORDS, "linkspeedraw", "linkspeedunits", *LOSSES, *FIBRE_TYPES,
                   "duct"})  # fmt: skip
 SAME_SHARE = 0.01
@@ -199,19 +202,19 @@ def stated_duct(attributes: Mapping[str, object]) -> str | None:
     if not attribute:
         return None
     text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
-    has_controls = any(unicodedata.category(letter) == "Cc" for letter in text)
+    has_controls = any(map(is_control, text))
     if not text or len(text) > MAX_DUCT_LETTERS or has_controls:
         advice = f"it is a name of at most {MAX_DUCT_LETTERS} letters in one line"
         raise ValueError(f"`{attribute}` is {value!r:.80}; {advice}")
     return text
 
 
-def remark_unused(attributes: Mapping[str, object], remark: Remark) -> None:
-    """Remark on attributes that could mean something here and are not used."""
-    named = _by_plain_name(attributes)
-    for plain in UNUSED:
-        if plain in named:
-            remark(f"`{named[plain][0]}` is not used")
+def remark_unused(attributes: Mapping[str, object], used: Collection[str | None], remark: Remark) -> None:
+    """Remark on attributes that could mean something here and are not used. `used`: further ones that are."""
+    for plain, (attribute, value) in _by_plain_name(attributes).items():
+        is_number = number_of(value) is not None and plain not in IDENTIFIERS
+        if (plain in UNUSED or is_number) and plain not in USED and attribute not in used:
+            remark(f"`{attribute}` is not used")
 
 
 def _by_plain_name(attributes: Mapping[str, object]) -> Named:

@@ -9,11 +9,11 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from statistics import median_low
-from unicodedata import category
 
 import networkx as nx
 
 from topologies.plants.attributes import (
+    GREAT_CIRCLE,
     MAX_LENGTH_KM,
     length_from,
     remark_unused,
@@ -25,6 +25,7 @@ from topologies.plants.attributes import (
     stated_rate_gbps,
 )
 from topologies.plants.directions import StatedSpan, join_directions
+from topologies.plants.doubts import doubts_about_directions, doubts_about_names, doubts_about_places
 from topologies.plants.plant import Fibre, Plant, Site, distance_km, fibre_km
 from topologies.plants.unplaced import Unplaced, settle
 from topologies.problems import MapError, listed
@@ -75,9 +76,9 @@ class _Survey:
         self.notes = list(network.notes)
         self.labels = unique_labels(network.sites)
         self.keys_by_label = keys_by_name(network.sites)
-        cleaned = [self.labels[site.key] for site in network.sites if _has_controls(site)]
-        if cleaned:
-            self.notes.append(f"control characters and breaks of lines in names are left out: {listed(cleaned)}")
+        self.notes += doubts_about_names(network.sites, self.labels)
+        if self.km_per_unit is None and network.is_drawing is False:
+            self.notes += doubts_about_places(network.sites, self.labels)
         self.sites: dict[str, Site] = {}
         for site in network.sites:
             if site.key in self.sites:
@@ -133,6 +134,7 @@ class _Survey:
         if loops:
             self.notes.append(f"left out, a span from a site to itself: {listed(loops)}")
         if not self.network.is_directed:
+            self.notes += doubts_about_directions(spans, self.labels)
             return spans
         joined, notes = join_directions(spans, self.labels)
         self.notes += notes
@@ -162,7 +164,8 @@ class _Survey:
         length = stated_length_km(attributes, remark) if attribute is None else length_from(attributes, attribute)
         distance = stated_distance_km(attributes) if self.network.has_dist and length is None else None
         rate = stated_rate_gbps(attributes, remark)
-        remark_unused({word: value for word, value in attributes.items() if word != attribute}, remark)
+        is_dist_left = self.network.has_dist and length is not None
+        remark_unused(attributes, {attribute, None if is_dist_left else GREAT_CIRCLE}, remark)
         return StatedSpan(
             ends, None if length is None else length.value, distance,
             stated_duct(attributes), None if rate is None else rate.value,
@@ -295,8 +298,3 @@ class _Survey:
         usual = median_low(stated)
         self.notes.append(f"{len(fibres) - len(stated)} of {len(fibres)} spans state no speed: {usual:g} Gb/s taken")
         return [fibre if fibre.rate_gbps is not None else replace(fibre, rate_gbps=usual) for fibre in fibres]
-
-
-def _has_controls(site: SourceSite) -> bool:
-    name = site.name if site.name and site.name.strip() else site.key
-    return any(category(letter) == "Cc" for letter in name.strip())

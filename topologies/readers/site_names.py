@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from unicodedata import category
 
 from topologies.problems import listed
 from topologies.readers.source import SourceSite
+from topologies.text_encoding import is_control
 
 
 def nearest(wanted: str, known: Iterable[str]) -> str:
@@ -36,8 +36,14 @@ def unique_labels(sites: Iterable[SourceSite]) -> dict[str, str]:
 
 
 def without_controls(name: str) -> str:
-    """The name in one line, without control characters."""
-    return " ".join("".join(" " if category(letter) == "Cc" else letter for letter in name).split())
+    """The name in one line, without control characters and those that change the direction of what follows."""
+    return " ".join("".join(" " if is_control(letter) else letter for letter in name).split())
+
+
+def has_controls(site: SourceSite) -> bool:
+    """Whether the name of a site has characters that are left out where it is shown."""
+    name = site.name if site.name and site.name.strip() else site.key
+    return any(is_control(letter) for letter in name.strip())
 
 
 def keys_by_name(sites: Iterable[SourceSite]) -> Mapping[str, str]:
