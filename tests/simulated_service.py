@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from controller.dataplane.entries import (
     entries_of,
     key_of,
 )
+from controller.dataplane.meter_tokens import MeterCounts
 from controller.dataplane.pipeline import intended_states
 from controller.dataplane.southbound import ChangesByDatapath, Pause, PortChanged, Reading, SwitchConnected
 from controller.dataplane.update_order import DELETES
@@ -83,6 +84,20 @@ class StoringSwitches(ConfirmingSwitches):
     def installed(self) -> dict[str, Entries]:
         """The entries by the name of the switch."""
         return {node.name: self.entries[number] for number, node in self.network.switch_by_datapath_id.items()}
+
+
+class UsedSwitches(StoringSwitches):
+    """Switches through whose meters packets have passed when they are deleted."""
+
+    def apply(self, stages: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:
+        return super().apply(self._counted(stages), timeout_s)
+
+    def _counted(self, stages: Iterable[ChangesByDatapath | Pause]) -> Iterator[ChangesByDatapath | Pause]:
+        for stage in stages:
+            yield stage
+            for change in () if isinstance(stage, Pause) else [each for listed in stage.values() for each in listed]:
+                if change.kind == "delete_meter" and change.tokens is not None:
+                    change.tokens.before = MeterCounts(1, 1500, 0, 0)
 
 
 def _done(result: Any) -> Future[Any]:

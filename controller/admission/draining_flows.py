@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import ceil
 
 from controller.calculus.failure_bounds import CarriedFlow, FlowKey
-from controller.domain.reservation import Placement, Reservation
+from controller.domain.reservation import METER_TICKS_PER_S, Placement, Reservation
+from controller.domain.route import Route
 
 
 def flows_beyond(
@@ -46,6 +48,26 @@ def flows_beyond(
             flow = CarriedFlow(old.route, rate_bps, burst_bytes, meter_burst_bytes=meter_bytes)
             beyond[draining_id, old.flow.name] = flow
     return beyond
+
+
+def flows_in_flight(
+    before: Reservation, after: Reservation, draining_id: str, meters: Mapping[str, int]
+) -> dict[FlowKey, CarriedFlow]:
+    """What flows that leave their path may have between their first switch and their destination, as flows of that id.
+
+    That is at most what their meter passes within the bound of their latency. Nothing follows it: a flow without rate.
+    `meters`: the bursts of the meters, by flow.
+    """
+    paths = {placement.flow.name: placement.path for placement in after.carried_placements}
+    flows = {}
+    for old in before.carried_placements:
+        if paths.get(old.flow.name) != old.path:
+            held_s = old.accumulated_latency_us / 1e6 + 1 / METER_TICKS_PER_S
+            burst_bytes = ceil(meters.get(old.flow.name, old.burst_bytes) + old.reserved_bps * held_s / 8)
+            for number, path in enumerate(filter(None, (old.path, old.backup_path))):
+                key = draining_id, f"{old.flow.name}~{number}"
+                flows[key] = CarriedFlow(Route(path[1:]), 0, burst_bytes, meter_burst_bytes=burst_bytes)
+    return flows
 
 
 def bursts_only(flows: Mapping[FlowKey, CarriedFlow]) -> dict[FlowKey, CarriedFlow]:

@@ -17,7 +17,7 @@ Source: RFC 4427 (terms: working and backup path, protection, restoration, rever
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -51,20 +51,20 @@ def restore(
     now_s: float,
     down: frozenset[str],
     calibration: Calibration = DEFAULT_CALIBRATION,
+    ended: Collection[str] = (),
 ) -> Restoration:
     """Adapt all live reservations to the state in which exactly these directed links are down.
 
     To be called when links fail or recover, when a reservation starts, and when one ends while others are degraded.
-    States and reasons depend on the links alone.
+    `ended`: the ids of those in `live` that only count until their packets have left the network: they stay.
     """
     down = with_reverse_links(down)
     before = as_live_reservations(network, live, calibration)
-    unrouted = sorted((each for each in before if _has_unrouted_flow(each, down)), key=_restoration_order)
-    running = (each for each in before if each.state in RUNNING)
+    restorer = _Restorer(network, calendar, before, now_s, down, calibration, frozenset(ended))
+    unrouted = sorted((each for each in restorer.running() if _has_unrouted_flow(each, down)), key=_restoration_order)
     underprotected = sorted(
-        (each for each in running if _underprotected(each, network.srlg_by_span)), key=_restoration_order
+        (each for each in restorer.running() if _underprotected(each, network.srlg_by_span)), key=_restoration_order
     )
-    restorer = _Restorer(network, calendar, before, now_s, down, calibration)
     for reservation in unrouted:
         restorer.release_cut_flows(reservation)
     for reservation in unrouted:
@@ -72,7 +72,7 @@ def restore(
     for reservation in underprotected:
         restorer.restore_protection(reservation)
     restorer.update_states()
-    changed = tuple(each for each in restorer.live if before.get(each.id) != each)
+    changed = tuple(each for each in restorer.running() if before.get(each.id) != each)
     return Restoration(restorer.calendar, restorer.live, changed)
 
 
@@ -90,7 +90,7 @@ def _is_unrouted(placement: Placement, down: Collection[str]) -> bool:
 
 
 def _has_unrouted_flow(reservation: Reservation, down: Collection[str]) -> bool:
-    return reservation.state in RUNNING and any(_is_unrouted(placement, down) for placement in reservation.placements)
+    return any(_is_unrouted(placement, down) for placement in reservation.placements)
 
 
 def _restoration_order(reservation: Reservation) -> tuple[int, float, int]:
@@ -108,6 +108,7 @@ class _Restorer:
         now_s: float,
         down: frozenset[str],
         calibration: Calibration,
+        ended: frozenset[str],
     ) -> None:
         self.network = network
         self.calendar = calendar
@@ -115,7 +116,12 @@ class _Restorer:
         self.now_s = now_s
         self.down = down
         self.calibration = calibration
+        self.ended = ended
         self.refusals: dict[FlowKey, str] = {}
+
+    def running(self) -> Iterator[Reservation]:
+        """The reservations that failures affect, oldest first."""
+        return (each for each in self.live if each.state in RUNNING and each.id not in self.ended)
 
     def release_cut_flows(self, reservation: Reservation) -> None:
         """Suspend its unrouted flows and release their bookings."""
@@ -154,11 +160,10 @@ class _Restorer:
 
     def update_states(self) -> None:
         """Set state and reason of every running reservation."""
-        for reservation in self.live:
-            if reservation.state in RUNNING:
-                updated = self._with_state(reservation)
-                if updated != reservation:
-                    self.live = self.live.with_reservation(updated)
+        for reservation in self.running():
+            updated = self._with_state(reservation)
+            if updated != reservation:
+                self.live = self.live.with_reservation(updated)
 
     def _current(self, reservation: Reservation) -> Reservation:
         return self.live.get(reservation.id) or reservation

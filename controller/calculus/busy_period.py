@@ -6,6 +6,7 @@ share a busy period: the second begins while the server is busy with the first. 
 server, plus the tolerance of clocks and gates. Streams that share a busy period then overlap pairwise, and intervals
 that overlap pairwise have a point in common, so it suffices to examine the sets of streams that are active at one time.
 The extension depends on the busy period, and this on the sets; the least consistent extension is searched from below.
+It never falls when bursts or lateness grow, and so neither does the delay.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ MAX_DELAY_US = 60_000_000.0
 """Longer delays count as unbounded."""
 
 EXTENSION_HEADROOM = 1.05
-"""The extension is chosen a little longer than required, so that small changes leave the sets unchanged."""
+"""The extension is chosen so much longer than required if that leaves the sets as they are: small changes then leave
+them, too, and need no new analysis."""
 
 FEW_INTERMITTENT = 8
 LOW_UTILISATION = 0.5
@@ -103,16 +105,19 @@ def server_backlog_bits(server: Server, flows: Sequence[CrossFlow], clock_us: fl
 def _consistent_sets(
     server: Server, flows: Sequence[CrossFlow], clock_us: float
 ) -> tuple[list[list[CrossFlow]], float, float] | None:
-    """Return the sets of concurrent streams, their extension and by how much it exceeds the least; None if too long."""
+    """Return the sets of concurrent streams of the least consistent extension, an extension that has the same sets, and
+    by how much it exceeds the least; None if that is too long.
+    """
     lateness_us = max(flow.lateness_us for flow in flows) + clock_us
-    extension_us = lateness_us
-    while extension_us <= MAX_DELAY_US:
-        sets = list(_concurrent_sets(flows, extension_us)) or [[]]
-        busy_us = max(_busy_us(server, flows_in_set) for flows_in_set in sets)
-        if busy_us + lateness_us <= extension_us:
-            return sets, extension_us, extension_us - busy_us - lateness_us
-        extension_us = (busy_us + lateness_us) * EXTENSION_HEADROOM
-    return None
+    least_us, sets = lateness_us, _sets(flows, lateness_us)
+    while (required_us := lateness_us + max(_busy_us(server, flows_in_set) for flows_in_set in sets)) > least_us:
+        if required_us > MAX_DELAY_US:
+            return None
+        least_us, sets = required_us, _sets(flows, required_us)
+    extension_us = least_us * EXTENSION_HEADROOM
+    if _sets(flows, extension_us) != sets:
+        extension_us = least_us
+    return sets, extension_us, extension_us - least_us
 
 
 def may_become_concurrent(flows: Iterable[CrossFlow], extension_us: float) -> bool:
@@ -135,8 +140,7 @@ def may_become_concurrent(flows: Iterable[CrossFlow], extension_us: float) -> bo
 
 def least_server_delay_us(server: Server, flows: Sequence[CrossFlow], extension_us: float) -> float:
     """Return the delay bound if only those streams are concurrent that are with this extension of their activities."""
-    sets = list(_concurrent_sets(flows, extension_us)) or [[]]
-    return max(_delay_us(server, flows_in_set) for flows_in_set in sets)
+    return max(_delay_us(server, flows_in_set) for flows_in_set in _sets(flows, extension_us))
 
 
 def _worst_delay(server: Server, sets: list[list[CrossFlow]], extension_us: float, slack_us: float) -> ServerDelay:
@@ -183,6 +187,11 @@ def _burst_bits(flows: Sequence[CrossFlow]) -> float:
 
 def _rate_bps(flows: Sequence[CrossFlow]) -> float:
     return sum(flow.rate_bps for flow in flows)
+
+
+def _sets(flows: Sequence[CrossFlow], extension_us: float) -> list[list[CrossFlow]]:
+    """Return the sets of streams that can share a busy period, at least one."""
+    return list(_concurrent_sets(flows, extension_us)) or [[]]
 
 
 def _concurrent_sets(flows: Sequence[CrossFlow], extension_us: float) -> Iterator[list[CrossFlow]]:

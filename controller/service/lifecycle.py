@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from math import inf
@@ -53,6 +53,8 @@ class LifecycleManager:
         self._awaiting_switches: set[str] = set()
         self._waiters: deque[Future[tuple[Future[None], ...]]] = deque()
         self._updates: list[Future[None]] = []
+        self._left_paths: deque[str] = deque()
+        """Ids of draining flows that no switch sends any more."""
         self._thread = threading.Thread(target=self._run, name="paceline-lifecycle", daemon=True)
 
     def start(self) -> None:
@@ -139,8 +141,12 @@ class LifecycleManager:
     def _pause_s(self) -> float:
         if self._has_locked:
             return RETRY_PAUSE_S
-        due_s = min((next_due_s(each) for each in self._store.published_live()), default=None)
-        return TICK_S if due_s is None else max(0.0, min(TICK_S, due_s - self._clock()))
+        published = self._store.published_live()
+        due_s = min((next_due_s(each) for each in published), default=inf)
+        pause_s = min(TICK_S, due_s - self._clock())
+        if any(each.state is State.DEGRADED for each in published):
+            pause_s = min(pause_s, self._store.drains_in_s())
+        return max(0.0, pause_s)
 
     def _process(self) -> None:
         self._has_locked = False
@@ -155,6 +161,8 @@ class LifecycleManager:
         if self._is_first_restoration_due():
             self._restoration_due = True
         with self._state.lock:
+            for _ in range(len(self._left_paths)):
+                self._store.end_drain(self._left_paths.popleft())
             self._state.purge()
             has_freed = self._store.take_freed()
         if has_freed and any(each.state is State.DEGRADED for each in self._store.published_live()):
@@ -200,14 +208,19 @@ class LifecycleManager:
                 changed_keys = change(current) if current is not None and current.is_live else {}
             self._synchronize(changed_keys)
 
-    def _synchronize(self, changed_keys: ChangedKeys, drain_s: float = 0.0) -> None:
-        def wake(_: Future[None]) -> None:
+    def _synchronize(self, changed_keys: ChangedKeys, drain_s: float = 0.0, draining_ids: Sequence[str] = ()) -> None:
+        """Start to update switches; then nothing is sent on the former paths of the flows `draining_ids`."""
+
+        def on_end(_: Future[None]) -> None:
+            self._left_paths.extend(draining_ids)
             self._switches.wake()
 
         if changed_keys:
             update = self._switches.updates.synchronize(changed_keys, drain_s)
             self._updates.append(update)
-            update.add_done_callback(wake)
+            update.add_done_callback(on_end)
+        else:
+            self._left_paths.extend(draining_ids)
 
     # Due times ------------------------------------------------------------------------------------------------------
 
@@ -238,16 +251,17 @@ class LifecycleManager:
         try:
             with self._state.lock:
                 store, now_s, down = self._store, self._clock(), self._switches.links.down
-                live, calibration = store.live_without_retiring(), self._state.calibration
-                restoration = restore(self._state.network, store.calendar, live, now_s, down, calibration)
+                facts = now_s, down, self._state.calibration, store.ended()
+                live = store.live_with_draining_bursts()
+                restoration = restore(self._state.network, store.calendar, live, *facts)
                 changed = [reservation for reservation in restoration.changed if reservation.state in INSTALLED]
-                store.apply_restoration(restoration)
+                draining_ids = store.apply_restoration(restoration)
                 changed_keys = self._state.set_intended({reservation.id: reservation for reservation in changed})
                 self._publish_news(changed)
         except Exception:
             self._restoration_due = True
             raise
-        self._synchronize(changed_keys, drain_time_s(*changed))
+        self._synchronize(changed_keys, drain_time_s(*changed), draining_ids)
 
     def _publish_skipped(self) -> None:
         """Publish the reservations that were re-evaluated while a request held their locks, if it does not any more."""

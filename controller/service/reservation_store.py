@@ -9,12 +9,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from math import inf
 from time import monotonic
 from typing import Protocol
 
 from controller.admission.admission import Admitted
-from controller.admission.draining_flows import bursts_only, flows_beyond
+from controller.admission.draining_flows import bursts_only, flows_beyond, flows_in_flight
 from controller.admission.latency_limits import exceeds_limits, has_limit
 from controller.admission.limit_checks import check_limits
 from controller.admission.live_reservations import LiveReservations
@@ -87,6 +88,7 @@ class ReservationStore:
         self._retiring: dict[str, Reservation] = {}
         """Ended reservations whose packets a switch may still forward."""
         self._draining: dict[str, _Draining] = {}
+        self._reroutes = count(1)
         self._has_freed = False
         self._is_tentative = False
         """Whether changes may still be refused, so that nothing is purged."""
@@ -284,6 +286,11 @@ class ReservationStore:
         """When all packets of flows that have ended will have left the network; None: they have, or still enter it."""
         return max(map(self._drained_s, self._draining.values()), default=None)
 
+    def drains_in_s(self) -> float:
+        """In how many seconds the packets of the next flow that has ended will have left; infinite if none is known."""
+        times_s = [each.drained_s for each in tuple(self._draining.values()) if each.drained_s is not None]
+        return max(0.0, min(times_s, default=inf) - monotonic())
+
     def _drained_s(self, draining: _Draining) -> float:
         if draining.drained_s is None:
             try:
@@ -337,22 +344,30 @@ class ReservationStore:
         self.published.update((reservation.id, reservation) for reservation in seen)
         return seen
 
-    def live_without_retiring(self) -> LiveReservations:
-        """The live reservations apart from those that have ended."""
-        live = self.live
-        for reservation_id in self._retiring:
-            live = live.without(reservation_id)
-        for draining in self._draining.values():
-            live = draining.removed_from(live)
-        return live
+    def ended(self) -> frozenset[str]:
+        """The ids of the reservations in `live` that have ended."""
+        return frozenset((*self._retiring, *(name for name, each in self._draining.items() if each.reservation)))
 
-    def apply_restoration(self, restoration: Restoration) -> None:
-        """Take over calendar and live reservations as re-evaluated after a link change."""
-        self.calendar, self.live = restoration.calendar, restoration.live
-        for reservation in self._retiring.values():
-            self.live = self.live.with_reservation(reservation)
+    def apply_restoration(self, restoration: Restoration) -> list[str]:
+        """Take over calendar and live reservations as re-evaluated after a link change.
+
+        What was sent on the former paths of flows that are rerouted or suspended counts in the bounds until after
+        `end_drain` of the returned ids it has left the network.
+        """
+        before, self.calendar, self.live = self.live, restoration.calendar, restoration.live
         for draining in self._draining.values():
-            self.live = draining.added_to(self.live)
+            if draining.flows:  # restored beside its bursts only
+                self.live = draining.added_to(self.live)
+        draining_ids = []
+        for after in restoration.changed:
+            former = before.get(after.id)
+            draining_id = f"{after.id}~reroute{next(self._reroutes)}"
+            flows = flows_in_flight(former, after, draining_id, before.meter_bursts(after.id)) if former else {}
+            if flows:
+                self._draining[draining_id] = draining = _Draining(inf, list(flows), flows)
+                self.live = draining.added_to(self.live)
+                draining_ids.append(draining_id)
+        return draining_ids
 
     def book_transition(self, before: Reservation, after: Reservation) -> str:
         """Book what `before` needs beyond `after` while one replaces the other; returns the id of these bookings."""
