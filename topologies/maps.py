@@ -91,6 +91,7 @@ class MapLink:
     Spans with the same `duct` form a shared-risk group: they fail together. `queue_bytes`: the queue of each of its two
     ports; None: as the map says. `ports`: the OpenFlow port numbers of its ends, in their order; None: assigned by the
     map. `loss_db_per_km`: with all losses along it but two connectors of 0.5 dB spread over its length.
+    `idle_slope_gbps`: the real idle slope of the credit-based shapers of its ports; None: they have none.
     """
 
     ends: tuple[str, str]
@@ -102,6 +103,7 @@ class MapLink:
     ports: tuple[int | None, int | None] = (None, None)
     loss_db_per_km: float = USUAL_LOSS_DB_PER_KM
     fibre_type: FibreType = "SSMF"
+    idle_slope_gbps: float | None = None
 
     @property
     def rate_gbps(self) -> float:
@@ -145,7 +147,7 @@ class Map:
     switches at which a flow may change from one lightpath to the next; None: all. `band`: with C+L every
     fibre's amplifiers and spectrum are those of both bands. `queue_bytes`: the queue
     for reserved frames of every port; None: by the rate of its link. `notes`: what was estimated or left out when the
-    map was made of a published network.
+    map was made of a published network. `ats`: every port of a switch shapes asynchronously (IEEE 802.1Qcr).
     """
 
     name: str
@@ -161,6 +163,7 @@ class Map:
     notes: tuple[str, ...] = ()
     regenerators: tuple[str, ...] | None = None
     band: Band = "C"
+    ats: bool = False
 
     @cached_property
     def switches(self) -> tuple[MapNode, ...]:
@@ -317,6 +320,17 @@ class Map:
     def rate_bps(self, link: MapLink) -> int:
         """The emulated rate of one direction of a link, in L2 bits per second."""
         return round(link.rate_gbps * self.scale_mbps_per_gbps * 1e6)
+
+    def idle_slope_bps(self, link: MapLink) -> int | None:
+        """The emulated idle slope of the shapers of a link's ports."""
+        return None if link.idle_slope_gbps is None else round(link.idle_slope_gbps * self.scale_mbps_per_gbps * 1e6)
+
+    @property
+    def shapers(self) -> str | None:
+        """What its ports have beside strict priority, for a sentence; None: nothing."""
+        shaped = [name for name, link in zip(self.span_names, self.links, strict=True) if link.idle_slope_gbps]
+        cbs = f"credit-based shapers on {', '.join(shaped[:3])}{'…' if len(shaped) > 3 else ''}" if shaped else ""
+        return " and ".join(text for text in (cbs, "asynchronous traffic shaping" if self.ats else "") if text) or None
 
     def queue_bytes_of(self, link: MapLink) -> int:
         """The queue for reserved frames of each port of a link; best effort has another of the same size."""

@@ -61,6 +61,7 @@ def decide(
     index = as_live_reservations(network, live, calibration)
     try:
         _check_ends(network, request.flows)
+        _check_analyses(network, request.flows)
         problem = planning_problem(network, calendar, index, request, now_s)
         _check_lifetime(request, problem.start_s)
         _check_five_tuples(request, problem.start_s, index)
@@ -92,6 +93,14 @@ def _check_ends(network: Network, flows: Sequence[Flow]) -> None:
                 sentence = f"{flow.name}: there is no host {end!r} on map {network.name}; its hosts are "
                 names = ", ".join(host.name for host in network.hosts)
                 raise UnknownHost(f"{sentence}{names}.", flow=flow.name, host=end)
+
+
+def _check_analyses(network: Network, flows: Sequence[Flow]) -> None:
+    asking = [number for number, flow in enumerate(flows) if flow.requirement.analysis == "linear_programme"]
+    if network.is_regulated and asking:
+        message = f"linear programmes know no regulators, which the ports of map {network.name} have; use total_flow"
+        mistakes = [{"place": f"body.flows.{number}.requirement.analysis", "message": message} for number in asking]
+        raise InvalidRequest(f"{flows[asking[0]].name}: analysis: {message}.", mistakes=mistakes)
 
 
 def _check_lifetime(request: Request, start_s: float) -> None:

@@ -61,7 +61,8 @@ def check_limit(
         violation = violation_of(bounds.bound(key))
     if violation is not None:
         is_own_rate = placement is None and flow.requirement.transfer_bytes is None
-        if is_own_rate and not carried.by_programmes and _may_gain(violation):
+        has_programmes = not (carried.by_programmes or bounds.network.is_regulated)
+        if is_own_rate and has_programmes and _may_gain(violation):
             raise LatencyNotMet(f"{violation.detail} {MAY_BE_LOWER}", **violation.facts)
         raise violation
 

@@ -21,7 +21,7 @@ from controller.booking.peak_load import ALWAYS
 from controller.calculus.busy_period import CrossFlow, Unstable, considers_activities, server_delay
 from controller.calculus.curves import Server
 from controller.calculus.failure_bounds import CarriedFlow, FlowKey
-from controller.calculus.network_bounds import Calibration, ports_of
+from controller.calculus.ports import Calibration, ports_of
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import link_names

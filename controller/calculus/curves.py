@@ -41,6 +41,7 @@ class Server:
 
     `min_delay_us`: the least delay of any packet. `max_transit_us`: the longest time to the next server;
     `transit_jitter_us`: its longest minus its shortest. `output_shaping`: limits the traffic that leaves over its link.
+    `is_regulated`: regulators precede it, in the same queue.
     """
 
     rate_bps: float
@@ -49,6 +50,7 @@ class Server:
     max_transit_us: float = 0.0
     transit_jitter_us: float = 0.0
     output_shaping: ShapingCurve | None = None
+    is_regulated: bool = False
 
 
 Group = tuple[ShapingCurve | None, float, float]

@@ -44,7 +44,10 @@ class DelayMap:
         bursts = [stream.shaped_bits(hop) for stream in streams for hop in range(len(stream.servers))]
         self.hop_burst: Floats = np.array(bursts, float)
         self.is_before_meter: NDArray[np.bool_] = np.zeros(len(hop_server), bool)
-        self.is_before_meter[self.first_hop] = np.array([stream.last_shaped(1) == 1 for stream in streams])[
+        self.is_before_meter[self.first_hop] = np.array([stream.last_metered(1) == 1 for stream in streams])[
+            self.hop_stream
+        ]
+        self.is_regulated: NDArray[np.bool_] = np.array([stream.is_regulated for stream in streams], bool)[
             self.hop_stream
         ]
         self.rate: Floats = np.array([server.rate_bps for server in self.servers])
@@ -129,7 +132,7 @@ class DelayMap:
     def _bursts(self, delay: Floats) -> Floats:
         """Return the burst of every stream at every server, in bit."""
         jitter = self._sum_upstream(np.maximum(delay - self.min_delay, 0.0) + self.transit_jitter, is_shaped=True)
-        bursts: Floats = self.hop_burst + self.hop_rate * jitter / 1e6
+        bursts: Floats = self.hop_burst + self.hop_rate * np.where(self.is_regulated, 0.0, jitter) / 1e6
         return bursts
 
     def _at_corners(self, burst: Floats) -> tuple[Floats, Floats, Floats]:
@@ -188,7 +191,7 @@ class DelayMap:
         later = np.repeat(np.arange(len(self.hop_server)), position)
         starts = np.repeat(np.cumsum(position) - position, position)
         earlier = self.first_hop[later] + np.arange(len(later)) - starts
-        is_pair = ~self.is_before_meter[earlier]
+        is_pair = ~(self.is_before_meter[earlier] | self.is_regulated[later])
         return later[is_pair], earlier[is_pair]
 
     def _group_weights(self, delay: Floats) -> Floats:

@@ -138,10 +138,13 @@ class Delays(Generic[Key]):
     def backlog_bits(self, name: str) -> float:
         """Return the backlog bound of a server that a stream crosses.
 
-        A first come, first served server with delay D never holds more than it serves in D, whenever its streams are
-        active; the vertical deviation is a little less, and much less where the delay takes all as always active.
+        The vertical deviation of a rate-latency server is at most its rate times the horizontal one, whenever its
+        streams are active; it is a little less, and much less where the delay takes all as always active. Where
+        regulators precede it, what they hold is included.
         """
         server, load, proof = self.servers[name], self.load.loads[name], self.proof
+        if server.is_regulated:
+            return load.residence_bits(self.servers, proof.spread_s, self.delay_us(name))
         drained_bits = server.rate_bps * self.delay_us(name) / 1e6
         if load.intermittent:
             flows = load.cross_flows(self.servers, proof.spread_s)

@@ -3,9 +3,10 @@
 Model. A packet has arrived at a port when its last bit is received (store and forward), so a flow behind its meter is a
 point process with the token-bucket arrival curve b + r t. Reserved flows share the strict-priority class of each egress
 port, first come, first served; at most one best-effort packet, the one in transmission, precedes them. A port is thus a
-rate-latency server with the link's rate and the transmission time of the largest frame as latency (`curves`). Flows
-that enter over one link are shaped by it: its burst is the largest frame, the shaper's burst and the data that the
-jitter of a switch's processing can accumulate. After hops with total jitter J, the burst of a flow is b + r J.
+rate-latency server with the link's rate and the transmission time of the largest frame as latency (`curves`, `ports`).
+Flows that enter over one link are shaped by it: its burst is the largest frame, the shaper's burst and the data that
+the jitter of a switch's processing can accumulate. After hops with total jitter J, the burst of a flow is b + r J, and
+b again where regulators precede the port.
 Dependencies may be cyclic: the delays of all ports are a fixed point (`fixed_point`), updated incrementally (`delays`).
 Flows that are never active together do not delay each other (`busy_period`).
 
@@ -15,64 +16,29 @@ docs/guarantees.md has the derivation.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from typing import Generic, TypeVar
 
 from controller.booking.peak_load import ALWAYS, Activity
-from controller.caches import MIB, bounded_cache
-from controller.calculus.curves import Server, ShapingCurve
+from controller.calculus.curves import Server
 from controller.calculus.delays import Delays
+from controller.calculus.ports import (
+    DEFAULT_CALIBRATION,
+    Calibration,
+    drain_us,
+    fixed_parts_us,
+    ports_of,
+    tagged_share,
+)
 from controller.calculus.streams import NoBound, Stream
 from controller.domain.frozen import frozen
-from controller.domain.network import DirectedLink, Network
+from controller.domain.network import Network
 from controller.domain.path import link_names
 
 __all__ = ["DEFAULT_CALIBRATION", "Analysis", "Bound", "Calibration", "NoBound", "ShapedFlow", "bounds_of"]
 
-MIN_FRAME_BYTES = 60
-
-TAGGED_SHARE = 46 / 42
-"""Most by which the tag of a lightpath lengthens a frame: 4 bytes, and 42 are Ethernet, IPv4 and UDP headers alone."""
-
 Key = TypeVar("Key")
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Properties of software that the model depends on: processing time of a switch, granularity of meters and shapers.
-
-    A meter refills every `meter_tick_us`, so it passes one tick's rate beyond its burst (0: it refills continuously and
-    holds its burst to the byte); a shaper passes two frames or `shaper_burst_us` of its rate at once (0: the link has
-    that rate itself). The gap between two windows or lifetimes at the first switch is at most `clock_us` shorter than
-    planned (`gate_schedule`).
-
-    `best_effort_frame_bytes`: the largest best-effort frame that can delay a reserved one (None: the largest of the
-    map). With frame preemption (IEEE 802.1Qbu, 802.3br) 143 bytes; 0 where there is no other traffic.
-
-    The processing times are those measured at one ovs-vswitchd (userspace datapath, real-time priority), idle and
-    beside a flood: 10 us at least; 371 to 664 us or less for 99.9 % of packets, plus half as much again.
-    """
-
-    switch_min_us: float = 10.0
-    switch_max_us: float = 1000.0
-    meter_tick_us: float = 1000.0
-    shaper_burst_us: float = 1000.0
-    clock_us: float = 40_000.0
-    best_effort_frame_bytes: float | None = None
-
-    def other_frame_bits(self, largest_bits: float) -> float:
-        """The largest frame of other traffic that can be in transmission when a reserved one arrives."""
-        return largest_bits if self.best_effort_frame_bytes is None else self.best_effort_frame_bytes * 8.0
-
-    @property
-    def switch_variation_us(self) -> float:
-        """Jitter of the processing time of a switch."""
-        return self.switch_max_us - self.switch_min_us
-
-
-DEFAULT_CALIBRATION = Calibration()
 
 
 @frozen
@@ -126,8 +92,7 @@ class Analysis(Generic[Key]):
 
         Raises: NoBound if a port is unstable or the fixed-point iteration does not converge.
         """
-        streams = {key: _stream(flow, calibration) for key, flow in flows.items()}
-        delays = Delays(_ports(network, calibration), streams, calibration.clock_us)
+        delays = Delays(*servers_and_streams(network, flows, calibration), calibration.clock_us)
         return cls(network, calibration, delays)
 
     def changed(self, added: Mapping[Key, ShapedFlow], removed: Collection[Key] = ()) -> Analysis[Key]:
@@ -136,7 +101,7 @@ class Analysis(Generic[Key]):
         Raises: NoBound if a port is unstable or the fixed-point iteration does not converge; KeyError if a flow to be
         removed is not in the analysis.
         """
-        streams = {key: _stream(flow, self.calibration) for key, flow in added.items()}
+        streams = {key: _stream(flow, self.calibration, self.network.is_regulated) for key, flow in added.items()}
         removed_keys = dict.fromkeys((*removed, *(key for key in added if key in self._delays.streams)))
         delays = self._delays.changed(streams, removed_keys)
         crowded = self.__dict__.get("crowded_links", self._unchecked)
@@ -152,7 +117,7 @@ class Analysis(Generic[Key]):
     @cached_property
     def crowded_links(self) -> frozenset[str]:
         """The links whose queue takes less time to drain than their delay bound, so that it may be too small."""
-        return self._delays.slower_than(_drain_us(self.network, self.calibration), self._unchecked)
+        return self._delays.slower_than(drain_us(self.network, self.calibration), self._unchecked)
 
     @cached_property
     def tightened(self) -> Analysis[Key]:
@@ -176,8 +141,7 @@ class Analysis(Generic[Key]):
         """
         if key not in self._bounds:
             links = self._delays.streams[key].servers
-            processing_us = self.calibration.switch_min_us, self.calibration.switch_max_us
-            fixed_us, best_us = _fixed_us(self.network, links, *processing_us)
+            fixed_us, best_us = fixed_parts_us(self.network, links, self.calibration)
             worst_us = fixed_us + self._delays.path_delay_us(links)
             self._bounds[key] = Bound(worst_us, worst_us - best_us)
         return self._bounds[key]
@@ -188,9 +152,8 @@ class Analysis(Generic[Key]):
 
     def least_latency_us(self, flow: ShapedFlow) -> float:
         """Return a lower bound of the latency bound that this flow would have if it was added."""
-        stream = _stream(flow, self.calibration)
-        processing_us = self.calibration.switch_min_us, self.calibration.switch_max_us
-        fixed_us, _ = _fixed_us(self.network, stream.servers, *processing_us)
+        stream = _stream(flow, self.calibration, self.network.is_regulated)
+        fixed_us, _ = fixed_parts_us(self.network, stream.servers, self.calibration)
         return fixed_us + self._delays.least_path_delay_us(stream)
 
     @property
@@ -207,7 +170,7 @@ class Analysis(Generic[Key]):
             return 0
         if link not in self._backlog_bytes:
             bits = self._delays.backlog_bits(link) + self.network.max_frame_bytes * 8
-            self._backlog_bytes[link] = ceil(bits / 8 * _tagged_share(self.network))
+            self._backlog_bytes[link] = ceil(bits / 8 * tagged_share(self.network))
         return self._backlog_bytes[link]
 
     def link_delays_us(self) -> dict[str, float]:
@@ -249,78 +212,18 @@ def servers_and_streams(
     network: Network, flows: Mapping[Key, ShapedFlow], calibration: Calibration = DEFAULT_CALIBRATION
 ) -> tuple[Mapping[str, Server], dict[Key, Stream]]:
     """Return the model: the ports of all links, and the flows behind their meters."""
-    return _ports(network, calibration), {key: _stream(flow, calibration) for key, flow in flows.items()}
+    streams = {key: _stream(flow, calibration, network.is_regulated) for key, flow in flows.items()}
+    return ports_of(network, calibration), streams
 
 
-def ports_of(network: Network, calibration: Calibration) -> Mapping[str, Server]:
-    """Return the ports of all links as servers."""
-    return _ports(network, calibration)
-
-
-def fixed_parts_us(network: Network, links: tuple[str, ...], calibration: Calibration) -> tuple[float, float]:
-    """Return what does not depend on other flows along these links: of the worst case, and the whole best case."""
-    return _fixed_us(network, links, calibration.switch_min_us, calibration.switch_max_us)
-
-
-def _tagged_share(network: Network) -> float:
-    return 1.0 if network.grid is None else TAGGED_SHARE
-
-
-@bounded_cache(4 * MIB, entry_bytes=MIB // 2)
-def _drain_us(network: Network, calibration: Calibration) -> Mapping[str, float]:
-    """The delay bound up to which the queue of each link is certainly large enough."""
-    frame_bits, share = network.max_frame_bytes * 8.0, _tagged_share(network)
-    return {
-        name: (network.links[name].queue_bytes * 8 / share - frame_bits) / port.rate_bps * 1e6
-        for name, port in _ports(network, calibration).items()
-    }
-
-
-@bounded_cache(4 * MIB, entry_bytes=MIB // 2)
-def _ports(network: Network, calibration: Calibration) -> Mapping[str, Server]:
-    return {link.name: _port(link, network.max_frame_bytes * 8.0, calibration) for link in network.links.values()}
-
-
-def _port(link: DirectedLink, frame_bits: float, calibration: Calibration) -> Server:
-    rate_bps = float(link.capacity_bps)
-    burst_bits = frame_bits
-    if calibration.shaper_burst_us:
-        burst_bits += max(2 * frame_bits, rate_bps * calibration.shaper_burst_us / 1e6)
-    burst_bits += rate_bps * calibration.switch_variation_us / 1e6
-    return Server(
-        rate_bps=rate_bps,
-        latency_us=calibration.other_frame_bits(frame_bits) / rate_bps * 1e6,
-        min_delay_us=_min_delay_us(link),
-        max_transit_us=link.propagation_us + calibration.switch_max_us,
-        transit_jitter_us=calibration.switch_variation_us,
-        output_shaping=ShapingCurve(burst_bits, rate_bps),
-    )
-
-
-def _stream(flow: ShapedFlow, calibration: Calibration) -> Stream:
+def _stream(flow: ShapedFlow, calibration: Calibration, is_regulated: bool) -> Stream:
     rate_bps = float(max(flow.rate_bps, 1))  # the load finds the servers after a server by the rates that go there
     burst_bits, tick_us, metered_bits = _meter_bits(flow.burst_bytes, calibration), calibration.meter_tick_us, None
     if flow.meter_burst_bytes is not None:
         metered_bits = _meter_bits(flow.meter_burst_bytes, calibration) + rate_bps * tick_us / 1e6
-    return Stream(link_names(flow.path), rate_bps, burst_bits, tick_us, flow.activity, metered_bits)
+    return Stream(link_names(flow.path), rate_bps, burst_bits, tick_us, flow.activity, metered_bits, is_regulated)
 
 
 def _meter_bits(burst_bytes: int, calibration: Calibration) -> float:
     """Return the burst as rounded by the meter of Open vSwitch."""
     return ceil(burst_bytes * 8 / 1000) * 1000.0 if calibration.meter_tick_us else burst_bytes * 8.0
-
-
-def _min_delay_us(link: DirectedLink) -> float:
-    return MIN_FRAME_BYTES * 8 / link.capacity_bps * 1e6
-
-
-@bounded_cache(8 * MIB, entry_bytes=384)
-def _fixed_us(
-    network: Network, names: tuple[str, ...], switch_min_us: float, switch_max_us: float
-) -> tuple[float, float]:
-    """Return the parts along these links that are independent of other flows: of the worst case, and the best case."""
-    links = [network.links[name] for name in names]
-    switches = len(links) - 1
-    fibre_us = sum(link.propagation_us for link in links)
-    best_us = fibre_us + switches * switch_min_us + sum(_min_delay_us(link) for link in links)
-    return fibre_us + switches * switch_max_us, best_us

@@ -22,10 +22,10 @@ from controller.calculus.network_bounds import (
     Bound,
     Calibration,
     ShapedFlow,
-    fixed_parts_us,
     servers_and_streams,
 )
 from controller.calculus.path_bounds import PathBounds
+from controller.calculus.ports import fixed_parts_us
 from controller.domain.network import Network
 
 Key = TypeVar("Key")
@@ -66,7 +66,8 @@ def programme_bounds(
 def tighter_bound(analysis: Analysis[Key], key: Key) -> Bound:
     """Return the bound of one flow by linear programmes, solved once for an analysis and the flows of one host.
 
-    On networks whose flows cross more than MAX_HOPS ports in total it is that of the analysis.
+    On networks whose flows cross more than MAX_HOPS ports in total, or whose ports have regulators, which programmes do
+    not know, it is that of the analysis.
 
     Raises: NoBound if the flow has no finite bound.
     """
@@ -89,7 +90,7 @@ def _source(stream: Stream) -> str:
 def _programme_delays(analysis: Analysis[Key], source: str) -> dict[Links, float]:
     network = analysis.network
     merged = _merged(analysis.streams, source)
-    if sum(len(links) for links in merged) > MAX_HOPS:
+    if network.is_regulated or sum(len(links) for links in merged) > MAX_HOPS:
         return {}
     servers, _ = servers_and_streams(network, {}, analysis.calibration)
     delays_us = {name: analysis.delay_us(name) for links in merged for name in links}

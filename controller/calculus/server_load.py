@@ -92,6 +92,20 @@ class ServerLoad(Generic[Key]):
         """Return the backlog bound if all streams are always active; the server must be stable."""
         return backlog_bound_bits(server, self.groups(spread_s))
 
+    def residence_bits(self, servers: Mapping[str, Server], spread_s: Rates, delay_us: float) -> float:
+        """Return a bound on what waits at the server and its regulators; `delay_us`: the delay bound of the server.
+
+        A packet waits in a regulator for at most the jitter with which it arrives there, and then in the queue.
+        """
+        total_bits = 0.0
+        for (_, hop), stream in self.streams.items():
+            jitter_us = 0.0
+            if stream.is_regulated and hop > stream.last_metered(hop):
+                previous = stream.servers[hop - 1]
+                jitter_us = spread_s[previous] * 1e6 + servers[previous].transit_jitter_us
+            total_bits += stream.shaped_bits(hop) + stream.rate_bps * (2 * jitter_us + delay_us) / 1e6
+        return total_bits
+
     def groups(self, spread_s: Rates) -> list[Group]:
         """Return the arrival curves of the inflows if all streams are always active."""
         return _groups(self.inflows.values(), spread_s)
@@ -130,11 +144,11 @@ class ServerLoad(Generic[Key]):
         """Return its streams one by one, as the analysis of activities needs them, with this share of the jitter."""
         flows = []
         for (_, hop), stream in self.streams.items():
-            jitter_us, first = 0.0, stream.last_shaped(hop)
+            jitter_us, first = 0.0, stream.last_metered(hop)
             lateness_us = sum([servers[name].max_transit_us for name in stream.servers[:first]])
             for name in stream.servers[first:hop]:
                 before, spread_us = servers[name], spread_s[name] * 1e6 * share if share else 0.0
-                jitter_us += spread_us + before.transit_jitter_us
+                jitter_us += 0.0 if stream.is_regulated else spread_us + before.transit_jitter_us
                 lateness_us += before.min_delay_us + spread_us + before.max_transit_us
             burst_bits = stream.shaped_bits(hop) + stream.rate_bps * jitter_us / 1e6
             previous = stream.servers[hop - 1] if hop else ""
@@ -195,7 +209,7 @@ class NetworkLoad(Generic[Key]):
                 load.inflows[previous] = inflow
             else:
                 del load.inflows[previous]
-            if values[0].last_shaped(hop + 1) <= hop < len(servers) - 1:
+            if values[0].last_metered(hop + 1) <= hop < len(servers) - 1:
                 _add(load.downstream_bps, servers[hop + 1 :], rate_bps)
             held = load.streams
             if sign > 0:
@@ -223,11 +237,11 @@ def _groups(inflows: Iterable[Inflow], spread_s: Rates) -> list[Group]:
     return groups
 
 
-def _by_way(streams: Mapping[Key, Stream]) -> dict[tuple[tuple[str, ...], int], list[tuple[Key, Stream]]]:
+def _by_way(streams: Mapping[Key, Stream]) -> dict[tuple[tuple[str, ...], int, bool], list[tuple[Key, Stream]]]:
     """Return the streams by servers and where they are shaped, so that many on one path cost little more than one."""
-    groups: dict[tuple[tuple[str, ...], int], list[tuple[Key, Stream]]] = {}
+    groups: dict[tuple[tuple[str, ...], int, bool], list[tuple[Key, Stream]]] = {}
     for key, stream in streams.items():
-        groups.setdefault((stream.servers, stream.last_shaped(1)), []).append((key, stream))
+        groups.setdefault((stream.servers, stream.last_metered(1), stream.is_regulated), []).append((key, stream))
     return groups
 
 

@@ -59,7 +59,8 @@ class DirectedLink:
 
     `duct`: the duct of the span, if the map names one; spans in the same duct are cut together. `slot_count`: size of
     its spectrum, for lightpaths; 0: not optical. `channel_gbps`: the real rate of one channel. `queue_bytes`: what the
-    port's queue for reserved frames holds.
+    port's queue for reserved frames holds. `idle_slope_bps`: of the credit-based shaper of its port; None: strict
+    priority alone.
     """
 
     name: str
@@ -76,6 +77,7 @@ class DirectedLink:
     number: int = 1
     loss_db_per_km: float = USUAL_LOSS_DB_PER_KM
     fibre_type: FibreType = "SSMF"
+    idle_slope_bps: int | None = None
 
     @cached_property
     def span(self) -> str:
@@ -96,6 +98,8 @@ class DirectedLink:
     def reservable_bps(self) -> int:
         """The maximum total of all reservations."""
         left = self.capacity_bps - self.margin_bps - BEST_EFFORT_MIN_BPS
+        if self.idle_slope_bps is not None:
+            left = min(left, self.idle_slope_bps - self.margin_bps)
         return max(0, min(round(self.capacity_bps * RESERVABLE_SHARE), left))
 
     @cached_property
@@ -118,11 +122,18 @@ class Network:
     band: Band = "C"
     regenerators: frozenset[str] | None = None
     """The switches at which a flow may change from one lightpath to the next; None: all."""
+    is_regulated: bool = False
+    """Whether every port of a switch shapes asynchronously (IEEE 802.1Qcr): regulators before its queue."""
 
     @property
     def max_frame_bytes(self) -> int:
         """The largest L2 frame."""
         return self.mtu_bytes + ETHERNET_HEADER_BYTES
+
+    @cached_property
+    def has_shapers(self) -> bool:
+        """Whether any port selects frames otherwise than by strict priority alone."""
+        return self.is_regulated or any(link.idle_slope_bps is not None for link in self.links.values())
 
     @cached_property
     def switches(self) -> tuple[Node, ...]:
@@ -209,8 +220,8 @@ def network_from_map(map_: Map) -> Network:
             links[name] = DirectedLink(
                 name, near.node, far.node, near.number, far.number, span.length_km, map_.rate_bps(span), span.duct,
                 map_.slots(span), span.channel_rate_gbps, map_.queue_bytes_of(span), near.span_number,
-                span.loss_db_per_km, span.fibre_type,
+                span.loss_db_per_km, span.fibre_type, map_.idle_slope_bps(span),
             )  # fmt: skip
     regenerators = None if map_.regenerators is None else frozenset(map_.regenerators)
     emulation = map_.name, map_.scale_mbps_per_gbps, map_.mtu_bytes
-    return Network(*emulation, nodes, links, map_.grid, map_.band, regenerators)
+    return Network(*emulation, nodes, links, map_.grid, map_.band, regenerators, map_.ats)

@@ -166,9 +166,13 @@ def _network(name: str, processing_ns: int, sync_error_ns: int) -> TsnNetwork:
         except InstanceError as error:
             raise click.ClickException("\n".join(f"{name}: {mistake}" for mistake in error.mistakes)) from error
     try:
-        return tsn_network_from_map(load_network(name), processing_ns, sync_error_ns)
+        network = load_network(name)
     except StartError as error:
         raise click.ClickException(error.detail) from error
+    if network.has_shapers:
+        raise click.ClickException(f"{name}: its ports have shapers (idle_slope_gbps, ats); gate control lists are for "
+                                   "ports of strict priority alone")  # fmt: skip
+    return tsn_network_from_map(network, processing_ns, sync_error_ns)
 
 
 def _streams(file: Path, network: TsnNetwork) -> list[TsnStream]:

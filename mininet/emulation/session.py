@@ -14,7 +14,7 @@ from machine.errors import EmulationError
 from machine.undo_journal import UndoJournal
 from topologies import running_emulation
 from topologies.map_file.loader import load_map
-from topologies.maps import MANAGEMENT_GATEWAY, MAX_EMULATED_MBPS
+from topologies.maps import MANAGEMENT_GATEWAY, MAX_EMULATED_MBPS, Map
 
 Log = Callable[[str], None]
 
@@ -29,12 +29,7 @@ def emulate(settings: EmulationSettings, own_controller: bool = True, log: Log =
         signal.signal(number, _end_on_signal)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background processes with it ignored
     topology = load_map(str(settings.map_path))
-    if too_fast := [link for link in topology.links if topology.rate_bps(link) > MAX_EMULATED_MBPS * 1e6]:
-        ends, rate_mbps = "-".join(too_fast[0].ends), topology.rate_bps(too_fast[0]) / 1e6
-        raise EmulationError(
-            f"{topology.name} describes a network that exists: {ends} has {rate_mbps:g} Mb/s, and at most "
-            f"{MAX_EMULATED_MBPS:g} can be emulated; lower scale_mbps_per_gbps for an emulation"
-        )
+    check_map(topology)
     ports = (settings.openflow, ("127.0.0.1", settings.rest_port)) if own_controller else ()
     kernel_settings.check_requirements(ports, settings.datapath)
     clean_up_after_crash(log)
@@ -54,6 +49,24 @@ def emulate(settings: EmulationSettings, own_controller: bool = True, log: Log =
             wait_until_connected(topology, settings.ready_timeout_s)
             emulation.write_run_file()
             yield emulation
+
+
+def check_map(topology: Map) -> None:
+    """Check that the links and ports of a map can be emulated.
+
+    Raises: EmulationError.
+    """
+    if too_fast := [link for link in topology.links if topology.rate_bps(link) > MAX_EMULATED_MBPS * 1e6]:
+        ends, rate_mbps = "-".join(too_fast[0].ends), topology.rate_bps(too_fast[0]) / 1e6
+        raise EmulationError(
+            f"{topology.name} describes a network that exists: {ends} has {rate_mbps:g} Mb/s, and at most "
+            f"{MAX_EMULATED_MBPS:g} can be emulated; lower scale_mbps_per_gbps for an emulation"
+        )
+    if topology.shapers is not None:
+        raise EmulationError(
+            f"{topology.name} has {topology.shapers}; Open vSwitch has no such ports: run the controller alone, with "
+            "switches that have them"
+        )
 
 
 def _start_controller(emulation: Emulation) -> ControllerProcess:

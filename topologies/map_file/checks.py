@@ -89,6 +89,9 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[Mistake
         yield from _check_rate(index, link, scale, is_real)
         yield from _check_queue(index, link, scale, raw.get("queue_bytes"))
         yield from _check_channels(index, link, raw.get("optical"))
+        yield from _check_idle_slope(index, link, scale, raw.get("optical"))
+    if raw.get("ats") is True and raw.get("optical") is not None:
+        yield Mistake(("ats",), True, "on an optical map flows travel in lightpaths; ports have no regulators")
     yield from _check_hosts(raw, kinds, graph)
     yield from _check_regenerators(raw.get("optical"), kinds)
     if raw.get("optical") is not None:
@@ -131,6 +134,19 @@ def _check_queue(index: int, link: dict[str, Any], scale: object, common_bytes: 
         location = ("links", index, "queue_bytes") if own else ("queue_bytes",)
         names = "-".join(link["ends"])
         yield Mistake(location, queue_bytes, f"the ports of {names} need {least_bytes} bytes or more at their rate")
+
+
+def _check_idle_slope(index: int, link: dict[str, Any], scale: object, optical: object) -> Iterator[Mistake]:
+    slope, rate, channels = link.get("idle_slope_gbps"), link.get("channel_rate_gbps"), link.get("channels", 1)
+    if not _is_number(slope):
+        return
+    location = ("links", index, "idle_slope_gbps")
+    if optical is not None:
+        yield Mistake(location, slope, "on an optical map flows travel in lightpaths; ports have no such shapers")
+    if _is_number(rate) and isinstance(channels, int) and slope >= rate * channels:
+        yield Mistake(location, slope, f"an idle slope is below the rate of the link, {rate * channels:g} Gb/s")
+    elif _is_number(scale) and 0 < slope * scale < LEAST_EMULATED_MBPS:
+        yield Mistake(location, slope, f"to scale it is {slope * scale:g} Mb/s; at least {LEAST_EMULATED_MBPS:g} Mb/s")
 
 
 def _check_channels(index: int, link: dict[str, Any], optical: object) -> Iterator[Mistake]:

@@ -56,6 +56,7 @@ class _Link(_Strict):
     ports: tuple[PortNumber | None, PortNumber | None] = (None, None)
     loss_db_per_km: Annotated[float, Field(ge=LEAST_LOSS_DB_PER_KM, le=MOST_LOSS_DB_PER_KM)] = USUAL_LOSS_DB_PER_KM
     fibre_type: FibreType = "SSMF"
+    idle_slope_gbps: Annotated[float, Field(gt=0, le=10_000)] | None = None
 
 
 class _CrossTraffic(_Strict):
@@ -91,6 +92,7 @@ class MapFile(_Strict):
     links: Annotated[list[_Link], Field(min_length=1)]
     cross_traffic: _CrossTraffic | None = None
     optical: _Optical | None = None
+    ats: bool = False
 
 
 def as_map(file: MapFile) -> Map:
@@ -109,7 +111,7 @@ def as_map(file: MapFile) -> Map:
         links=tuple(
             MapLink(
                 k.ends, k.length_km, k.channels, k.channel_rate_gbps, k.duct, k.queue_bytes, k.ports, k.loss_db_per_km,
-                k.fibre_type,
+                k.fibre_type, k.idle_slope_gbps,
             )
             for k in file.links
         ),
@@ -118,4 +120,5 @@ def as_map(file: MapFile) -> Map:
         queue_bytes=file.queue_bytes,
         regenerators=None if file.optical is None else file.optical.regenerating,
         band="C" if file.optical is None else file.optical.band,
+        ats=file.ats,
     )

@@ -215,6 +215,7 @@ LINK: Json = {
     "reserved_bps": 15_000_000,
     "free_bps": 61_000_000,
     "queue_bytes": 3_000_000,
+    "idle_slope_bps": None,
     "slots": 0,
 }
 
@@ -223,6 +224,7 @@ NETWORK: Json = {
     "scale_mbps_per_gbps": 0.8,
     "mtu_bytes": 9000,
     "propagation_emulated": False,
+    "ats": False,
     "nodes": NODES,
     "links": [LINK],
     "complaints": [],

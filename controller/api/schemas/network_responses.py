@@ -37,6 +37,9 @@ class LinkBody(ResponseBody):
     reserved_bps: int
     free_bps: int
     queue_bytes: Annotated[int, Field(description="What the port's queue for reserved frames holds.")]
+    idle_slope_bps: Annotated[
+        int | None, Field(description="Idle slope of the credit-based shaper of its port; null: it has none.")
+    ]
     slots: Annotated[int, Field(description="Slots of its spectrum; 0 on packet links and at hosts.")]
 
 
@@ -49,6 +52,9 @@ class NetworkBody(ResponseBody):
     scale_mbps_per_gbps: float
     mtu_bytes: int
     propagation_emulated: bool
+    ats: Annotated[
+        bool, Field(description="Whether every port of a switch shapes asynchronously (IEEE 802.1Qcr).")
+    ]
     nodes: list[NodeBody]
     links: list[LinkBody]
     complaints: list[str]

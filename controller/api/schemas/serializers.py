@@ -235,6 +235,7 @@ def network_body(snapshot: Snapshot, propagation_emulated: bool) -> NetworkBody:
         scale_mbps_per_gbps=network.scale_mbps_per_gbps,
         mtu_bytes=network.mtu_bytes,
         propagation_emulated=propagation_emulated,
+        ats=network.is_regulated,
         nodes=[_node_body(node, snapshot) for node in network.nodes.values()],
         links=[_link_body(link, snapshot) for link in network.links.values()],
         complaints=list(snapshot.complaints),
@@ -265,6 +266,7 @@ def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:
         reserved_bps=reserved_bps,
         free_bps=link.reservable_bps - reserved_bps,
         queue_bytes=link.queue_bytes,
+        idle_slope_bps=link.idle_slope_bps,
         slots=link.slot_count,
     )
 

@@ -16,6 +16,8 @@ from controller.errors import InvalidRequest
 from controller.tsn.network import NS_PER_S
 from controller.tsn.requests import StreamRequest, TimeAware
 
+SELECTIONS = ("strict priority", "credit-based shaper")
+"""By their number. Source: IEEE 802.1Q-2022 Table 8-6."""
 PROTOCOLS: dict[int, Literal["tcp", "udp"]] = {6: "tcp", 17: "udp"}
 
 Nanoseconds = Annotated[int, Field(ge=0, le=60 * NS_PER_S), NUMBER]
@@ -103,8 +105,10 @@ class TrafficSpecificationBody(StrictBody):
         int, Field(ge=1, le=9000, description="Bytes of a frame without Ethernet header, VLAN tag and FCS."), NUMBER
     ]
     TransmissionSelection: Annotated[
-        Literal[0], Field(description="0, strict priority: how the ports here select frames."), NUMBER
-    ] = 0
+        Literal[0, 1] | None,
+        Field(description="How the talker's port selects frames: 0, strict priority; 1, credit-based shaper."),
+        NUMBER,
+    ] = None
     TSpecTimeAware: Annotated[
         TimeAwareBody | None, Field(description="The talker can send at given instants: it gets a schedule.")
     ] = None
@@ -206,6 +210,8 @@ class StreamBody(StrictBody):
                 mistakes.append({"place": place, "message": f"the address of {host.name} is {host.ip}"})
         if talker is not None and talker is listener:
             mistakes.append({"place": "body.Listeners.0", "message": f"talker and listener are both {talker.name}"})
+        if talker is not None:
+            mistakes += self._shaper_mistakes(network, talker)
         if mistakes or talker is None or listener is None:
             first = mistakes[0]
             raise InvalidRequest(f"The request is not valid: {first['place']}: {first['message']}.", mistakes=mistakes)
@@ -231,6 +237,18 @@ class StreamBody(StrictBody):
             max(self.Talker.UserToNetworkRequirements.NumSeamlessTrees,
                 self.Listeners[0].UserToNetworkRequirements.NumSeamlessTrees),
         )  # fmt: skip
+
+    def _shaper_mistakes(self, network: Network, talker: Node) -> list[dict[str, str]]:
+        """Return what does not fit to the shapers of the map's ports."""
+        traffic, place, mistakes = self.Talker.TrafficSpecification, "body.Talker.TrafficSpecification", []
+        selection = int(network.links_from(talker.name)[0].idle_slope_bps is not None)
+        if traffic.TransmissionSelection not in (None, selection):
+            message = f"the port of {talker.name} selects frames by {selection} ({SELECTIONS[selection]})"
+            mistakes.append({"place": f"{place}.TransmissionSelection", "message": message})
+        if traffic.TSpecTimeAware is not None and network.has_shapers:
+            message = "ports of this map have shapers; a schedule needs strict priority alone: leave it out"
+            mistakes.append({"place": f"{place}.TSpecTimeAware", "message": message})
+        return mistakes
 
 
 def _host(

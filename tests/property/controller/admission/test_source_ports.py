@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from controller.admission.source_ports import SourcePorts
 from controller.calculus.failure_bounds import CarriedFlow, FlowKey
-from controller.calculus.network_bounds import Calibration, ports_of
+from controller.calculus.ports import Calibration, ports_of
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import METER_TICKS_PER_S, least_burst_bytes
 from controller.domain.route import Route

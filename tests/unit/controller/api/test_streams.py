@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import pytest
 
 from controller.api.app import create_app
 from controller.api.routes.streams import EXAMPLE
+from controller.api.schemas.stream_bodies import StreamBody
+from controller.domain.network import network_from_map
+from controller.errors import InvalidRequest
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
 from controller.tsn.network import tsn_network_from_map
 from controller.tsn.simulation import simulate
 from tests.unit.controller.simulated_switches import PAIR, running_service, serving
+from topologies.map_file.loader import load_map
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +162,22 @@ def test_streams_and_their_instants_survive_a_restart(tmp_path: Path) -> None:
         assert after["InterfaceConfiguration"] == before["InterfaceConfiguration"]
         assert after["scheduled"]
         failed(client.post("/v1/streams", json=stream()), "stream_in_use", 4)
+
+
+def test_the_shapers_of_the_map_are_those_of_the_stream() -> None:
+    """A talker behind a credit-based shaper says 1 or nothing; a schedule needs strict priority alone."""
+    spans = load_map("pair").links
+    shaped = network_from_map(replace(load_map("pair"), links=tuple(replace(k, idle_slope_gbps=50.0) for k in spans)))
+    plain = stream(time_aware=False)
+    for selection, networks in ((0, [PAIR]), (1, [shaped]), (None, [PAIR, shaped])):
+        plain["Talker"]["TrafficSpecification"]["TransmissionSelection"] = selection
+        body = StreamBody.model_validate(plain)
+        for network in (PAIR, shaped):
+            if network in networks:
+                body.to_request(network)
+            else:
+                with pytest.raises(InvalidRequest, match="selects frames by"):
+                    body.to_request(network)
+    for network in (shaped, network_from_map(replace(load_map("pair"), ats=True))):
+        with pytest.raises(InvalidRequest, match="TSpecTimeAware: ports of this map have shapers"):
+            StreamBody.model_validate(stream()).to_request(network)

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from controller.runtime.tsn_command import command
+from topologies.map_file.loader import DIRECTORY
 
 LINKS = "link,q_num,rate,t_proc,t_prop\n" + "".join(
     f'"({a}, {b})",8,1,2000,0\n' for x, y in ((0, 1), (0, 2), (1, 3), (1, 4)) for a, b in ((x, y), (y, x))
@@ -98,3 +99,10 @@ def test_what_is_no_schedule_is_told_in_a_sentence(tmp_path: Path, links: Path, 
     result = CliRunner().invoke(command, ["simulate", str(file), str(links)])
     assert result.exit_code == 1
     assert "is no schedule" in result.stderr
+
+
+def test_no_gates_are_made_for_ports_with_shapers(tmp_path: Path) -> None:
+    file = tmp_path / "shaped.yaml"
+    file.write_text((DIRECTORY / "pair.yaml").read_text() + "ats: true\n")
+    result = run(tmp_path, "src,dst,size,period,deadline\nedge1,cloud,100,1000000,1000000\n", file)
+    assert (result.exit_code, "its ports have shapers" in result.output) == (1, True)

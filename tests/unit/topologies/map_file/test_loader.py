@@ -118,6 +118,33 @@ def test_a_queue_too_small_for_its_link_is_refused(tmp_path: Path) -> None:
     assert "links[0].queue_bytes = 80000: the ports of s1-s2 need 109014 bytes or more at their rate" in short
 
 
+def test_shapers_are_facts_of_the_map(tmp_path: Path) -> None:
+    text, path = map_path("pair").read_text(), tmp_path / "shaped.yaml"
+    assert load_map("pair").shapers is None
+    shaped = text.replace("length_km: 20,", "length_km: 20, idle_slope_gbps: 75,")
+    path.write_text(shaped.replace("mtu_bytes: 9000", "mtu_bytes: 9000\nats: true"))
+    stated = load_map(str(path))
+    assert [stated.idle_slope_bps(link) for link in stated.links[:2]] == [60_000_000, None]
+    assert stated.shapers == "credit-based shapers on s1-s2 and asynchronous traffic shaping"
+
+
+@pytest.mark.parametrize(
+    ("slope", "more", "mistakes"),
+    [
+        ("100", "", ["links[0].idle_slope_gbps = 100: an idle slope is below the rate of the link, 100 Gb/s"]),
+        ("0", "", ["links[0].idle_slope_gbps = 0: input should be greater than 0"]),
+        ("0.000001", "", ["links[0].idle_slope_gbps = 1e-06: to scale it is 8e-07 Mb/s; at least 0.001 Mb/s"]),
+        ("50", "ats: true\noptical: {grid: fixed}\n", [
+            "links[0].idle_slope_gbps = 50: on an optical map flows travel in lightpaths; ports have no such shapers",
+            "ats = True: on an optical map flows travel in lightpaths; ports have no regulators",
+        ]),
+    ],
+)  # fmt: skip
+def test_shapers_that_do_not_fit_are_refused(tmp_path: Path, slope: str, more: str, mistakes: list[str]) -> None:
+    shaped = map_path("pair").read_text().replace("length_km: 20,", f"length_km: 20, idle_slope_gbps: {slope},")
+    assert [mistake.partition(": ")[2] for mistake in mistakes_of(tmp_path, shaped + more)] == mistakes
+
+
 def test_host_with_two_links_and_disconnected_nodes_are_named(tmp_path: Path) -> None:
     text = """\
 name: bad
