@@ -95,7 +95,7 @@ class ServerLoad(Generic[Key]):
     def residence_bits(self, servers: Mapping[str, Server], spread_s: Rates, delay_us: float) -> float:
         """Return a bound on what waits at the server and its regulators; `delay_us`: the delay bound of the server.
 
-        A packet waits in a regulator for at most the jitter with which it arrives there, and then in the queue.
+        What is there at a moment has left its regulator within that delay, or will within the jitter of its arrival.
         """
         total_bits = 0.0
         for (_, hop), stream in self.streams.items():
@@ -103,7 +103,7 @@ class ServerLoad(Generic[Key]):
             if stream.is_regulated and hop > stream.last_metered(hop):
                 previous = stream.servers[hop - 1]
                 jitter_us = spread_s[previous] * 1e6 + servers[previous].transit_jitter_us
-            total_bits += stream.shaped_bits(hop) + stream.rate_bps * (2 * jitter_us + delay_us) / 1e6
+            total_bits += stream.shaped_bits(hop) + stream.rate_bps * (jitter_us + delay_us) / 1e6
         return total_bits
 
     def groups(self, spread_s: Rates) -> list[Group]:

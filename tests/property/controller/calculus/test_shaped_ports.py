@@ -279,7 +279,7 @@ def test_regulators_hold_what_came_together_behind_the_burst_of_another_flow() -
     ports.run([replace(packet, order=order) for order, packet in enumerate(packets)])
     bound_bytes = Analysis.of(network, flows, HARDWARE).backlog_bytes("s1->h2")
     assert 3 * 1514 < ports.most_bytes["s1->h2"] <= bound_bytes
-    assert ports.most_bytes["s1->h2"] > 0.2 * bound_bytes
+    assert ports.most_bytes["s1->h2"] > 0.25 * bound_bytes
 
 
 def test_regulators_give_a_bound_on_a_ring_that_has_none_without() -> None:

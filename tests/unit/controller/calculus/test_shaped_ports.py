@@ -79,7 +79,7 @@ def test_a_hop_with_regulators_delays_by_the_bursts_at_their_sources_alone() -> 
     assert analysis.bound(0).accumulated_latency_us == pytest.approx(14 * frame_us + 3 * 5)
     # regulators hold what came within the variation of the last port, and the queue what comes within its delay
     variation_us = 5 * frame_us - 60 * 8 / 100
-    held_bits = 4 * (1514 * 8 + 10.0 * (2 * variation_us + 5 * frame_us))
+    held_bits = 4 * (1514 * 8 + 10.0 * (variation_us + 5 * frame_us))
     assert analysis.backlog_bytes("s1->s2") == pytest.approx(held_bits / 8 + 1514, abs=1.01)
 
 
