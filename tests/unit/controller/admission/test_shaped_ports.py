@@ -76,7 +76,7 @@ def test_linear_programmes_are_refused_where_ports_have_regulators() -> None:
     assert isinstance(refused, Rejected)
     assert isinstance(refused.error, InvalidRequest)
     assert isinstance(refused.error, RequestError)
-    assert [mistake["place"] for mistake in refused.error.facts["mistakes"]] == [  # type: ignore[attr-defined, union-attr]
+    assert [mistake["place"] for mistake in refused.error.facts["mistakes"]] == [  # type: ignore[attr-defined]
         f"body.flows.{number}.requirement.analysis" for number in range(4)
     ]
 
