@@ -27,7 +27,7 @@ Kind = Literal["session", "booking"]
 Status = tuple[str, str | None]
 """The status with CAMARA's word, and its `statusInfo`."""
 
-DECLINED: Status = ("TERMINATED", "BOOKING_DECLINED")
+DECLINED: Status = ("UNAVAILABLE", None)
 
 _ENDED: Mapping[State, str] = {
     State.ENDED: "DURATION_EXPIRED",
@@ -42,13 +42,7 @@ _SESSION: Mapping[State, Status] = {
     State.DEGRADED: ("UNAVAILABLE", "NETWORK_TERMINATED"),
     **{state: ("UNAVAILABLE", reason) for state, reason in _ENDED.items()},
 }
-_BOOKING: Mapping[State, Status] = {
-    State.HELD: ("REQUESTED", None),
-    State.SCHEDULED: ("SCHEDULED", None),
-    State.ACTIVE: ("ACTIVATED", None),
-    State.DEGRADED: ("ACTIVATED", None),
-    **{state: ("TERMINATED", reason) for state, reason in _ENDED.items()},
-}
+_BOOKING: Mapping[State, Status] = {**_SESSION, State.SCHEDULED: ("SCHEDULED", None)}
 
 
 @frozen
@@ -198,7 +192,7 @@ class QosSessions:
             return
         now_s = self._clock()
         started_at_s = session.started_at_s
-        if started_at_s is None and status[0] in ("AVAILABLE", "ACTIVATED"):
+        if started_at_s is None and status[0] == "AVAILABLE":
             started_at_s = now_s
         ended_at_s = None if is_live else now_s
         changed = replace(

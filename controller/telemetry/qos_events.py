@@ -25,7 +25,7 @@ UNTOLD = "REQUESTED"
 def cloud_event(session: QosSession, at_s: float) -> dict[str, object]:
     """The event of its present status. Source: quality-on-demand 1.1.0 and qos-booking 0.1.0, CloudEvents 1.0.2."""
     is_session = session.kind == "session"
-    names = ("sessionId", "qosStatus") if is_session else ("bookingId", "bookingStatus")
+    names = ("sessionId", "qosStatus") if is_session else ("bookingId", "status")
     data = {names[0]: session.id, names[1]: session.status}
     if session.status_info is not None:
         data["statusInfo"] = session.status_info

@@ -222,12 +222,12 @@ class BookingInfo(ResponseBody):
     duration: Annotated[int, Field(description="In seconds.")]
     serviceArea: Annotated[dict[str, Any], Field(description="As given.")]
     startedAt: Annotated[datetime | None, Field(description="When it became active.")] = None
-    bookingStatus: Annotated[
-        Literal["REQUESTED", "SCHEDULED", "ACTIVATED", "TERMINATED"], Field(description="Its status.")
+    status: Annotated[
+        Literal["REQUESTED", "SCHEDULED", "AVAILABLE", "UNAVAILABLE"], Field(description="Its status.")
     ]
     statusInfo: Annotated[
-        Literal["DURATION_EXPIRED", "NETWORK_TERMINATED", "DELETE_REQUESTED", "BOOKING_DECLINED"] | None,
-        Field(description="Why it has ended."),
+        Literal["DURATION_EXPIRED", "NETWORK_TERMINATED", "DELETE_REQUESTED"] | None,
+        Field(description="Why it is unavailable; left out where it was declined."),
     ] = None
 
 

@@ -32,7 +32,7 @@ def _add_changing(router: APIRouter, camara: Camara) -> None:
     @router.post("/device-qos-bookings", status_code=201, response_model_exclude_none=True,
                  responses=error_responses(400, 404, 409, 413, 422))
     async def create_booking(caller: Reserver, body: CreateBooking) -> BookingInfo:
-        """Book what the profile states, from the start for the duration; a refusal is a booking that is TERMINATED."""
+        """Book what the profile states, from the start for the duration; a refusal is a booking that is UNAVAILABLE."""
         sink = require_sink(offer.delivery, body)
         profile = require_profile(offer, body, "QOS_BOOKING")
         spec = booking_spec(offer, profile, body, caller.tenant, camara.clock())
@@ -85,6 +85,6 @@ def _info(booking: QosSession) -> BookingInfo:
         "bookingId": booking.id,
         "duration": booking.duration_s,
         "startedAt": None if booking.started_at_s is None else utc_time(booking.started_at_s),
-        "bookingStatus": booking.status,
+        "status": booking.status,
         "statusInfo": booking.status_info,
     })

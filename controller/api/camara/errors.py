@@ -64,8 +64,6 @@ def error_info(prefix: str, problem: dict[str, Any]) -> dict[str, object]:
     status, code = int(problem["status"]), str(problem["code"])
     if code in CODES:
         status, code = CODES[code]
-        if code == "CONFLICT" and prefix == BOOKING:
-            code = "ALREADY_EXISTS"
     elif status == 409:
         status, code = 422, f"{API_NAMES[prefix]}.QOS_PROFILE_NOT_APPLICABLE"
     elif status == 503:

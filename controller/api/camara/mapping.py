@@ -124,7 +124,8 @@ def require_profile(offer: Offer, request: QosRequest, prefix: str) -> OfferedPr
         raise CamaraError(400, "INVALID_ARGUMENT", message)
     if profile.status != "ACTIVE":
         message = f"QoS profile {profile.name} is {profile.status}."
-        raise CamaraError(422, f"{prefix}.QOS_PROFILE_NOT_APPLICABLE", message)
+        own_code = f"{prefix}.QOS_PROFILE_NOT_APPLICABLE"  # bookings have it from 0.2 on
+        raise CamaraError(422, "SERVICE_NOT_APPLICABLE" if prefix == "QOS_BOOKING" else own_code, message)
     shortest_s, longest_s = profile.duration_range_s
     if not shortest_s <= request.duration <= longest_s:
         allowed = f"QoS profile {profile.name} allows {shortest_s:g} to {longest_s:g} s"
