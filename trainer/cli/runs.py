@@ -13,6 +13,7 @@ import click
 
 from trainer.cli.controller_access import print_json
 from trainer.errors import UsageError
+from trainer.records.event_sentences import event_sentence
 
 if TYPE_CHECKING:
     from trainer.web.run_access import RunAccess
@@ -128,12 +129,7 @@ def _events(access: RunAccess, run: str, follow: bool) -> Iterator[dict[str, Any
 
 def _sentence(event: dict[str, Any]) -> str:
     at = datetime.fromtimestamp(event["time"], UTC).strftime("%H:%M:%S")
-    facts = (
-        f"{name} {value}"
-        for name, value in event.items()
-        if name not in ("time", "event", "number") and isinstance(value, str | int | float)
-    )
-    return f"{at}  {event['event']:<12} {'  '.join(facts)}"
+    return f"{at}  {event_sentence(event)}"
 
 
 def _line(run: dict[str, Any]) -> str:

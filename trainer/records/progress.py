@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from trainer.config.stragglers import StragglerPolicy
+from trainer.records.event_sentences import event_line
 from trainer.records.live_table import LiveTable
 from trainer.records.run_record import Listener
 from trainer.records.summary_file import metric_of
@@ -27,13 +27,6 @@ def listener(quiet: bool, as_json: bool, rounds: int) -> Listener:
 def print_json(event: Fields) -> None:
     """Print an event as one line of JSON."""
     print(json.dumps(event), flush=True)
-
-
-_STRAGGLER_ACTIONS: dict[StragglerPolicy, str] = {
-    "wait": "waiting",
-    "drop": "continuing without it",
-    "shrink": "waiting, its cut shrinks from the next round on",
-}
 
 
 class Progress:
@@ -56,37 +49,12 @@ class Progress:
             self._line(sentence)
 
     def _sentence(self, event: Fields) -> str | None:
-        match event["event"]:
-            case "gathered":
-                return f"{len(event['edges'])} edges requested training: {', '.join(event['edges'])}"
-            case "collecting":
-                return f"{event['edge']}: {event['sentence']}"
-            case "collected":
-                return (f"{event['edge']} trains on {event['samples']} samples from round {event['round']} on "
-                        f"({event['new_samples']} more)")
-            case "resumed":
-                return f"resuming after round {event['round']}"
-            case "prepared":
-                self._metric = str(event["metric"]["name"])
-                return _prepared(event)
-            case "round_done" if self._table is None or event["averaged"]:
-                return _round_line(event, self._rounds, self._metric)
-            case "lost":
-                how = "excluded from the run" if event.get("excluded") else "lost"
-                return f"{event['edge']} was {how}: {event['reason']} Remaining edges: {event['left']}."
-            case "joined":
-                return f"{event['edge']} rejoins in round {event['round'] + 1}."
-            case "late":
-                step = f"step {event['step'] + 1} of round {event['round']}"
-                return f"{event['edge']} exceeded its deadline in {step}; {_STRAGGLER_ACTIONS[event['policy']]}."
-            case "paused":
-                waits = "" if event["deadline_s"] is None else f" Waiting up to {event['deadline_s']:g} s."
-                return f"Paused: {event['reason']}{waits}"
-            case "continued":
-                return f"Continuing with round {event['round']}."
-            case "said":
-                return str(event["sentence"])
-        return None
+        if event["event"] == "prepared":
+            self._metric = str(event["metric"]["name"])
+        if event["event"] == "round_done":
+            has_line = self._table is None or event["averaged"]
+            return _round_line(event, self._rounds, self._metric) if has_line else None
+        return event_line(event)
 
     def _finished(self, event: Fields) -> None:
         metric, promises = metric_of(event), event["promises"]
@@ -99,19 +67,6 @@ class Progress:
 
     def _line(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _prepared(event: Fields) -> str:
-    standardization, decay = event["standardization"], event["regularization"]
-    tail = event.get("tail")
-    protected = "" if tail is None else f"\nlabels stay on the edges, which also train the layers from {tail} on"
-    warning = f"\nwarning: {event['warning']}" if "warning" in event else ""
-    metric = event["metric"]
-    objective = f"; loss {metric['loss']}, metric {metric['name']} ({metric['better']} is better)"
-    if (metric["loss"], metric["name"]) == ("cross-entropy", "accuracy"):
-        objective = ""
-    return (f"model {event['model']}{objective}; {standardization['method']}: {standardization['reason']}\n"
-            f"weight decay {decay['weight_decay']:.4g}: {decay['reason']}{protected}{warning}")
 
 
 def _round_line(event: Fields, rounds: int, metric: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import Request
 
+from trainer.records.event_sentences import event_sentence
 from trainer.web.charts import Chart, line_chart
 from trainer.web.gantt import WIDTH as GANTT_WIDTH
 from trainer.web.gantt import gantt
@@ -124,19 +125,7 @@ def _told(run: FollowedRun) -> list[Json]:
         "finished",
     )
     told = [event for event in reversed(run.events) if event["event"] in shown][:EVENTS_TOLD]
-    return [{"time": event["time"], "text": _sentence(event)} for event in told]
-
-
-def _sentence(event: Json) -> str:
-    if "sentence" in event:
-        return str(event["sentence"])
-    facts = [event["event"]]
-    for name, value in event.items():
-        if isinstance(value, list) and all(isinstance(each, str | int) for each in value):
-            value = ", ".join(map(str, value))
-        if name not in ("time", "event", "directory") and isinstance(value, str | int | float) and value != "":
-            facts.append(f"{name.replace('_', ' ')} {value}")
-    return "  ".join(facts)
+    return [{"time": event["time"], "text": event_sentence(event)} for event in told]
 
 
 def charts(runs: list[FollowedRun]) -> list[Chart]:
