@@ -46,7 +46,8 @@ class FlowHistory:
     """All that is known of a flow when the run is over.
 
     `limit_us`: the limit of its latency, if it has one. `conforms`: whether its sender kept within rate and burst.
-    `excluded`: intervals in which nothing is promised, for example while a link has just been cut. `sent`: how many
+    `excluded`: intervals in which nothing is promised, for example while a link has just been cut. `late_gates`: those
+    of which the controller told that gates changed late: a flow with a window may be unmarked. `sent`: how many
     datagrams left.
     """
 
@@ -57,10 +58,11 @@ class FlowHistory:
     excluded: list[tuple[float, float]] = field(default_factory=list)
     sent: int = 0
     arrivals: list[Arrival] = field(default_factory=list)
+    late_gates: list[tuple[float, float]] = field(default_factory=list)
 
     def is_excluded(self, begin_s: float, end_s: float) -> bool:
         """Whether anything between these times is excluded."""
-        return any(begin_s <= until_s and from_s <= end_s for from_s, until_s in self.excluded)
+        return _overlaps(self.excluded, begin_s, end_s)
 
     def bound_us(self, begin_s: float, end_s: float) -> float:
         """The largest bound told for any moment between these times, or known late for one of them."""
@@ -110,7 +112,7 @@ def judge(flow: FlowHistory, stalls: Sequence[Stall]) -> Verdict:
             continue
         judged += 1
         if arrival.dscp != EXPEDITED_DSCP:
-            unmarked += 1
+            unmarked += not _overlaps(flow.late_gates, arrival.sent_s, arrival.arrived_s)
             continue
         latency_us = (arrival.arrived_s - arrival.sent_s) * 1e6
         bound_us = flow.bound_us(arrival.sent_s, arrival.arrived_s)
@@ -123,6 +125,10 @@ def judge(flow: FlowHistory, stalls: Sequence[Stall]) -> Verdict:
             worst_us = max(worst_us, latency_us - bound_us)
     lost = _lost(flow, stalls)
     return Verdict(flow.name, judged, late, worst_us, beyond_limit, lost, unmarked, excess_bytes, share)
+
+
+def _overlaps(intervals: Sequence[tuple[float, float]], begin_s: float, end_s: float) -> bool:
+    return any(begin_s <= until_s and from_s <= end_s for from_s, until_s in intervals)
 
 
 def _lost(flow: FlowHistory, stalls: Sequence[Stall]) -> int:

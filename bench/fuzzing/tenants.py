@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ POLL_INTERVAL_S = 0.4
 OUTAGE_S = (1.0, 5.0)
 FLOOD_FACTOR = 4
 GATE_S = 0.05
-"""By how much a gate may open late on a busy machine (docs/guarantees.md); datagrams before it are not promised."""
+"""By how much a gate may open late untold; datagrams before it are not promised."""
 WINDOW_GUARD_S = 0.03
 
 
@@ -92,6 +94,7 @@ class Tenants:
         functions, weights = zip(*moves, strict=True)
         polling = threading.Thread(target=self._poll_until_ended, daemon=True)
         polling.start()
+        threading.Thread(target=self._follow_gates, daemon=True).start()
         while time.time() < until_s:
             if self.down is not None and time.time() >= self.up_at_s:
                 self.mend()
@@ -331,6 +334,24 @@ class Tenants:
         for tenancy in tuple(self.live):
             if (answer := answers.get(tenancy.reservation_id)) is not None:
                 self._note_told(tenancy, answer)
+
+    def _follow_gates(self) -> None:
+        """Note of every flow with a window when the controller tells that gates changed late, until the run ends."""
+        event = ""
+        address = self.api.base_url.join("/v1/events")
+        with contextlib.suppress(httpx.TransportError), httpx.stream("GET", address, timeout=None) as response:
+            for line in response.iter_lines():
+                if self._ended.is_set():
+                    return
+                kind, _, text = line.partition(": ")
+                if kind == "event":
+                    event = text
+                elif kind == "data" and event == "gates":
+                    since_s = datetime.fromisoformat(json.loads(text)["since"]).timestamp()
+                    self._log("gates", text, 0, None)
+                    for flow in tuple(self._played.values()):
+                        if "transfer_bytes" in flow.request["requirement"]:
+                            flow.history.late_gates.append((since_s, time.time()))
 
     def _note_told(self, tenancy: Tenancy, answer: dict[str, Any]) -> None:
         now_s = time.time()

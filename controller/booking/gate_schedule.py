@@ -18,6 +18,12 @@ GUARD_US = 20_000
 GRACE_US = 10_000
 """From the end of a window to the message that closes its gate."""
 
+TOLERATED_LATE_US = 10_000
+"""From the moment at which a gate should change to the confirmation by its switch: up to so much the bounds hold. An
+opening gate may be as late within GUARD_US; from a gate that closes as late after GRACE_US to one that opens GUARD_US
+early the gap is 40 ms shorter than that between their windows, the default of `Calibration.clock_us`.
+"""
+
 MIN_PERIOD_US = 200_000
 """Shorter periods would load switches and controller with gate changes; see docs/decisions.md for the measurement."""
 

@@ -144,6 +144,19 @@ class ClockStepped:
     at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class GatesLate:
+    """Switches have confirmed changes of gates later than the bounds allow for since the last such event.
+
+    `since_s`: when the first of them was due, in Unix time; `late_s`: the latest; `changes`: how many.
+    """
+
+    switches: tuple[str, ...]
+    since_s: float
+    late_s: float
+    changes: int
+
+
 MoveCause = Literal["request", "defragmentation"]
 
 
@@ -168,6 +181,7 @@ ServiceEvent = (
     | ReservationInstalled
     | LedgerChanged
     | ClockStepped
+    | GatesLate
     | LightpathMoved
 )
 

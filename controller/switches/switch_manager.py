@@ -74,7 +74,7 @@ class SwitchManager:
         self.counters = CounterReader(network, switches, self._datapath_ids, self.tracker.buckets.totals,
                                       self.tracker.meter_bursts)
         self.link_counters = LinkCounterReader(network, switches, self._datapath_ids)
-        self._gates = GateController(self.tracker, self.updates.synchronize, clock)
+        self._gates = GateController(self.tracker, self.updates.synchronize, publish, clock)
         switches.expect(self._datapath_ids.name_of, ports_of_map(network))
         self._lock = threading.Lock()
         self._in_step: dict[str, int] = {}

@@ -21,6 +21,7 @@ from itertools import islice
 from controller.domain.events import (
     BoundsChanged,
     ClockStepped,
+    GatesLate,
     LedgerChanged,
     LightpathMoved,
     LinkChanged,
@@ -130,8 +131,10 @@ class EventStream:
             self.publish("ledger", {"writable": event.is_writable, "unrecorded": event.unrecorded})
 
         elif isinstance(event, ClockStepped):
-            at = datetime.fromtimestamp(event.at_s, UTC).isoformat().replace("+00:00", "Z")
-            self.publish("clock", {"step_s": round(event.by_s, 3), "at": at})
+            self.publish("clock", {"step_s": round(event.by_s, 3), "at": _iso(event.at_s)})
+        elif isinstance(event, GatesLate):
+            late = {"since": _iso(event.since_s), "late_ms": round(event.late_s * 1e3, 1), "changes": event.changes}
+            self.publish("gates", {"switches": list(event.switches), **late})
         elif isinstance(event, LightpathMoved):
             ends = {"from_lightpath": event.before.id, "to_lightpath": event.after.id}
             channels = {"from_channel": event.before.first_slot, "to_channel": event.after.first_slot}
@@ -253,3 +256,8 @@ async def _wait(loop: asyncio.AbstractEventLoop, wakeup: asyncio.Event, timeout_
 def _set_all(wakeups: list[asyncio.Event]) -> None:
     for wakeup in wakeups:
         wakeup.set()
+
+
+def _iso(at_s: float) -> str:
+    """The Unix time in ISO 8601."""
+    return datetime.fromtimestamp(at_s, UTC).isoformat().replace("+00:00", "Z")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from machine.errors import EmulationError
+from machine.kernel_settings import prefer
 from topologies.maps import Map
 
 POLL_S = 0.05
@@ -63,6 +64,7 @@ class ControllerProcess:
                 self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
+        prefer(self.process.pid)  # else its gates change late when the hosts use all cores
 
     def wait_until_ready(self, timeout_s: float, connect_switches: Callable[[], None]) -> None:
         """Wait until all switches are connected and wired as the map says.

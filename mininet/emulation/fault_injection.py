@@ -13,6 +13,7 @@ from pathlib import Path
 
 from emulation.open_vswitch import set_controller_command
 from machine.errors import EmulationError
+from machine.kernel_settings import prefer
 from machine.undo_journal import UndoJournal, start_time
 from topologies import running_emulation
 from topologies.map_file.loader import load_map
@@ -109,7 +110,9 @@ class FaultInjector:
             return
         log = str(journal.path.with_name("controller.log"))
         start = ["sh", "-c", 'setsid "$@" </dev/null >>"$0" 2>&1 & echo $!', log]  # detached from this process
-        journal.record_process(int(self._run([*start, *json.loads(command_file.read_text())])), "controller")
+        pid = int(self._run([*start, *json.loads(command_file.read_text())]))
+        prefer(pid)
+        journal.record_process(pid, "controller")
 
     def _wait_until_gone(self, pid: int) -> None:
         """Wait for the end of a killed process: kill returns before the signal has taken effect."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ MAX_SOCKET_BUFFER_BYTES = 1024 * 1024 * 1024
 FRAME_OVERHEAD_BYTES = 1024
 """Upper estimate of what the kernel accounts for a frame beyond its memory block."""
 
+PREFERRED_NICE = -15
 REAL_TIME_PRIORITY = 50
 
 TOOLS = {
@@ -118,6 +120,18 @@ def raise_softirq_priority(journal: UndoJournal) -> None:
             os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
+
+
+def prefer(pid: int) -> None:
+    """Have the scheduler prefer a process that leads a session, where it permits that: as if it had cores of its own.
+
+    Its nice value counts among the processes of its session only, where the kernel groups them by session (autogroup):
+    then that of the group counts among all.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, PREFERRED_NICE)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(PREFERRED_NICE))
 
 
 def start_idle_loops(journal: UndoJournal) -> list[subprocess.Popen[bytes]]:

@@ -19,7 +19,7 @@ ALARMS_KEPT = 200
 HISTORY_KEPT = 2000
 ENDED_KEPT = 200
 
-_ALARM_KINDS = frozenset({"alarm", "violation", "impostor", "ledger", "clock", "reconcile"})
+_ALARM_KINDS = frozenset({"alarm", "violation", "impostor", "ledger", "clock", "gates", "reconcile"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,8 @@ def sentence(event: Event) -> str:
             return "The ledger can be written again." if data["writable"] else "The ledger cannot be written."
         case "clock":
             return f"The controller's clock stepped by {data['step_s']} s."
+        case "gates":
+            return f"Gates of {', '.join(data['switches'])} changed up to {data['late_ms']} ms late."
         case "impostor":
             return f"A connection from {data['address']} claimed to be switch {data['switch']}; it was refused."
         case "reconcile":

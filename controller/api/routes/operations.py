@@ -101,7 +101,7 @@ def _add_events(router: APIRouter, executor: RequestExecutor, stream: EventStrea
     )
     async def events(caller: Reader, last_event_id: EventId = None) -> StreamingResponse:
         """Server-sent events: `reservation`, `bounds`, `violation`, `link`, `switch`, `reconcile`, `alarm`, `ledger`,
-        `clock`, `lightpath`, `impostor`.
+        `clock`, `gates`, `lightpath`, `impostor`.
 
         Events of reservations are those of the tenant; operators receive all. `missed`: events after Last-Event-ID
         were dropped from the buffer, or the controller has restarted.

@@ -57,6 +57,14 @@ def test_a_proven_stall_excuses_lateness_up_to_its_length() -> None:
     assert judge(flow, [stall]).late == 0
 
 
+def test_a_gate_that_opens_late_is_no_violation_if_it_is_told() -> None:
+    flow = history()
+    flow.arrivals[:100] = [arrival._replace(dscp=34) for arrival in flow.arrivals[:100]]
+    assert judge(flow, []).unmarked == 100
+    flow.late_gates.append((0.95, flow.arrivals[80].sent_s))
+    assert judge(flow, []).unmarked == 19
+
+
 def test_lost_datagrams_are_found_unless_a_link_was_cut() -> None:
     flow = history()
     del flow.arrivals[500:510]

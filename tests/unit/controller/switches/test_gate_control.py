@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.booking.gate_schedule import GRACE_US, GUARD_US, is_open, next_change_us
+from controller.booking.gate_schedule import GRACE_US, GUARD_US, TOLERATED_LATE_US, is_open, next_change_us
 from controller.clock import Clock
 from controller.dataplane.entries import BEST_EFFORT_METERS
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.pipeline import best_effort_meter, intended_states
+from controller.domain.events import GatesLate
 from controller.domain.reservation import Reservation, Window
-from controller.switches.gate_control import MAX_WAIT_S, GateController
+from controller.switches.gate_control import MAX_WAIT_S, TELL_INTERVAL_S, GateController
 from controller.switches.state_tracker import SwitchStateTracker
 from machine.polling import wait_until
 from tests.unit.controller.dataplane.test_pipeline import METRO, packet, reservation, send
@@ -123,7 +124,7 @@ class SlowSwitches:
 
 def test_a_slow_switch_delays_no_other_and_gets_all_later_changes_in_one_update() -> None:
     switches = SlowSwitches()
-    gates = GateController(switches, switches.synchronize)
+    gates = GateController(switches, switches.synchronize, lambda _: None)
     gates.start()
     assert switches.enough.wait(60)
     gates.stop()
@@ -131,6 +132,22 @@ def test_a_slow_switch_delays_no_other_and_gets_all_later_changes_in_one_update(
     assert [name for name, _ in switches.sent].count("quick") == switches.changes
     switches.confirmation.set_result(None)
     assert switches.sent[-1] == ("slow", switches.changes - 1)
+
+
+def test_changes_that_a_switch_confirms_too_late_are_told_once() -> None:
+    """The change that it gets next was due while it was slow, and is late by as much at least."""
+    switches, told = SlowSwitches(), list[GatesLate]()
+    gates = GateController(switches, switches.synchronize, told.append)
+    gates.start()
+    assert switches.enough.wait(60)
+    time.sleep(2 * TOLERATED_LATE_US / 1e6)
+    switches.confirmation.set_result(None)
+    wait_until(lambda: any("slow" in event.switches for event in told), 10)
+    gates.stop()
+    event = next(event for event in told if "slow" in event.switches)
+    assert event.late_s > 2 * TOLERATED_LATE_US / 1e6
+    assert event.changes >= 2
+    assert len(told) <= 2 + event.late_s / TELL_INTERVAL_S
 
 
 class Sender:
@@ -159,7 +176,8 @@ def test_no_gate_stops_when_the_clock_steps(step_s: float, is_taken: bool) -> No
     tracker, sender = SwitchStateTracker(METRO, now), Sender()
     held = periodic(Window(round(PERIOD_S * SECOND_US), 100_000, 50_000))
     tracker.set_intended({held.id: held})
-    gates = GateController(tracker, sender.synchronize, now)
+    told: list[GatesLate] = []
+    gates = GateController(tracker, sender.synchronize, told.append, now)
     gates.start()
     wait_until(lambda: len(sender.changes_s) >= 2)
     shift_s[0] = step_s
@@ -170,4 +188,5 @@ def test_no_gate_stops_when_the_clock_steps(step_s: float, is_taken: bool) -> No
     wait_until(lambda: len(sender.changes_s) >= seen + 12, timeout_s=20)
     gates.stop()
     silent_s = max(after - before for before, after in pairwise([stepped_s, *sender.changes_s[seen:]]))
+    assert not [event for event in told if event.late_s > abs(step_s) - 1.5], "a step is no lateness"
     assert silent_s < (0 if is_taken else MAX_WAIT_S) + 2 * PERIOD_S + 1.0, "a second for a loud machine"

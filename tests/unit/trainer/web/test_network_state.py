@@ -107,6 +107,7 @@ def test_every_event_of_the_contract_has_a_sentence() -> None:
         "bounds": {"id": "r-1", "cause": "rerouted"},
         "ledger": {"writable": False},
         "clock": {"step_s": 3.0},
+        "gates": {"switches": ["s1", "s2"], "late_ms": 80.5, "changes": 3},
         "impostor": {"switch": "s1", "address": "10.0.0.9"},
         "reconcile": {"switch": "s1", "missing": 1, "wrong": 0, "foreign": 0},
     }
