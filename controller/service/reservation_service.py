@@ -144,14 +144,15 @@ class Service:
                     raise NotHeld(f"Reservation {held.id} is {held.state}; only a held one can be committed.")
                 now_s = self._clock()
                 renewed = replace(held, expires_at_s=now_s + held.lease_s)
-                is_immediate = renewed.start_at_s <= now_s
+                is_immediate, admitted = renewed.start_at_s <= now_s, None
                 if is_immediate and has_unrouted_flow(renewed, self._switches.links.down):
                     renewed = replace(renewed, version=renewed.version + 1)
                     flows = tuple(placement.flow for placement in renewed.placements)
                     renewed, admitted = self._readmitted(renewed, flows)
-                    self._store.add(renewed, admitted)
                 if is_immediate:
                     self._switches.require_in_step(switches_of(renewed))
+                if admitted is not None:
+                    self._store.add(renewed, admitted)
                 self._store.replace(renewed)
                 changed_keys = self._state.set_intended({renewed.id: renewed} if is_immediate else {})
             if is_immediate:

@@ -77,10 +77,12 @@ class MeterBuckets:
             self._unused.update(meters_of(after))
             return
         old, new = meters_of(before), meters_of(after)
+        suspended = _suspended_meters(after)
         self._unused -= old - new
+        self.totals.end_suspended(_suspended_meters(before) - suspended - new)
         if before is not None:
             for key in old - new:
-                self.totals.leave(key, before)
+                self.totals.leave(key, before, key in suspended)
         if not old - new:
             self._unused |= new - old
 
@@ -203,6 +205,12 @@ def meters_of(reservation: Reservation | None) -> set[MeterKey]:
     """The meters of a reservation's flows."""
     carried = reservation.carried_placements if reservation is not None else ()
     return {(placement.switches[0], placement.meter_id) for placement in carried}
+
+
+def _suspended_meters(reservation: Reservation | None) -> set[MeterKey]:
+    """The meters that the suspended flows of a reservation will have."""
+    suspended = [each for each in reservation.placements if each.suspended] if reservation is not None else ()
+    return {(placement.switches[0], placement.meter_id) for placement in suspended}
 
 
 def is_bucket(key: Key) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from controller.dataplane.meter_tokens import NO_COUNTS, MeterCounts
@@ -22,12 +23,16 @@ KEPT_ENDED = 1000
 
 @dataclass(frozen=True, slots=True)
 class EndedMeter:
-    """What the meter of a flow that has ended had counted; `reservation`: as it was when it had the flow."""
+    """What the meter of a flow that has ended had counted; `reservation`: as it was when it had the flow.
+
+    `is_suspended`: the flow may return, and its counters then continue.
+    """
 
     reservation: Reservation
     switch: str
     meter_id: int
     counts: MeterCounts
+    is_suspended: bool = False
 
 
 @dataclass(slots=True)
@@ -63,7 +68,9 @@ class MeterTotals:
         self._lock = threading.Lock()
         self._accounts: dict[MeterKey, _Account] = {}
         self._changes = 0
-        self._leaving: dict[MeterKey, Reservation] = {}
+        self._leaving: dict[MeterKey, tuple[Reservation, bool]] = {}
+        self._suspended: dict[MeterKey, MeterCounts] = {}
+        """What the meters of suspended flows had counted."""
         self._ended: deque[EndedMeter] = deque(maxlen=KEPT_ENDED)
 
     def _account(self, key: MeterKey) -> _Account:
@@ -78,15 +85,21 @@ class MeterTotals:
 
     # Changes --------------------------------------------------------------------------------------------------------
 
-    def leave(self, key: MeterKey, reservation: Reservation) -> None:
-        """The flow of a meter ends; its deletion follows."""
+    def leave(self, key: MeterKey, reservation: Reservation, is_suspended: bool = False) -> None:
+        """The flow of a meter ends or is suspended; the deletion of the meter follows."""
         with self._lock:
-            self._leaving[key] = reservation
+            self._leaving[key] = reservation, is_suspended
+
+    def end_suspended(self, keys: Iterable[MeterKey]) -> None:
+        """The suspended flows of these meters have ended."""
+        with self._lock:
+            for key in keys:
+                self._suspended.pop(key, None)
 
     def start(self, key: MeterKey) -> None:
-        """The first meter of a flow is being added: count from 0."""
+        """The first meter of a flow is being added: count from 0, or from where the flow was suspended."""
         with self._lock:
-            self._accounts[key] = _Account(changed=self._number())
+            self._accounts[key] = _Account(self._suspended.pop(key, NO_COUNTS), changed=self._number())
 
     def change(self, key: MeterKey) -> None:
         """A change of a meter is being sent, which reads it."""
@@ -110,9 +123,11 @@ class MeterTotals:
         with self._lock:
             account = self._accounts.pop(key, _Account())
             account.see(before)
-            reservation = self._leaving.pop(key, None)
+            reservation, is_suspended = self._leaving.pop(key, (None, False))
+            if is_suspended:
+                self._suspended[key] = account.total
             if reservation is not None and account.total.dropped_packets:
-                self._ended.append(EndedMeter(reservation, *key, account.total))
+                self._ended.append(EndedMeter(reservation, *key, account.total, is_suspended))
             return account.total
 
     def forget(self, switch: str) -> None:

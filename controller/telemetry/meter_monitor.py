@@ -56,7 +56,8 @@ class MeterMonitor(threading.Thread):
         """Report the meters of ended flows, and read those of the next BATCH reservations in the order of their ids."""
         for ended in self._service.pop_ended_meters():
             self._tell(ended.reservation, ended.switch, ended.meter_id, ended.counts.dropped_packets)
-            self._told.pop((ended.reservation.id, ended.switch, ended.meter_id), None)
+            if not ended.is_suspended:
+                self._told.pop((ended.reservation.id, ended.switch, ended.meter_id), None)
         installed = {found.id: found for found in self._service.reservations() if found.state in INSTALLED}
         # The deletion of an ended flow's meter may be confirmed as late as the next poll but one.
         for key in [key for key in self._told if key[0] not in installed.keys() | self._installed_before]:

@@ -9,6 +9,7 @@ import pytest
 
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
+from controller.errors import SwitchDown
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import Ledger
@@ -97,3 +98,31 @@ def test_what_was_sent_on_a_former_path_counts_until_it_has_left(service: Servic
     assert old.route.path == ("r6", "r1", "r2", "cloud")
     assert old.burst_bytes >= LARGE_BYTES + 15e6 / 8 * moved.placements[0].accumulated_latency_us / 1e6
     wait_until(lambda: is_active(service, moved) and not service._store._draining, 10)
+
+
+def test_a_commit_that_a_switch_prevents_leaves_nothing(service: Service, switches: UsedSwitches) -> None:
+    """Its path is cut, and a switch on the other one is away: the reservation is held as it was."""
+    flow = Flow("up", "edge1", "cloud", Match("udp", 7801, 7800), Requirement(5 * MBPS, 45_000))
+    held = service.reserve(ReservationSpec("test", "public", 60.0, (flow,), hold=True)).result(30)[0]
+    assert held.placements[0].path[1:-1] == ("r6", "r1", "r2")
+    switches.set_span("r1", "r6", up=False)
+    wait_until(lambda: (service._lifecycle.process_pending(10), service._switches.links.down)[1], 10)
+    store = service._store
+    booked = store.calendar.bookings_of(held.id)
+    del switches.connections[METRO.nodes["r5"].datapath_id or 0]
+    with pytest.raises(SwitchDown):
+        service.commit(held.id)
+    assert store.live.get(held.id) == store.published[held.id] == held
+    assert store.calendar.bookings_of(held.id) == booked
+
+
+def test_the_counters_of_a_suspended_flow_continue_when_it_returns(service: Service, switches: UsedSwitches) -> None:
+    blocker, returning = suspended_by_a_cut(service, switches, 45_000)
+    totals = service._switches.tracker.buckets.totals
+    meter = returning.placements[0].switches[0], returning.placements[0].meter_id
+    service.release(blocker.id)
+    wait_until(lambda: is_active(service, returning), 10)
+    assert totals.known(meter).passed_bytes == 1500, "what its first meter had passed"
+    service.release(returning.id)
+    service._lifecycle.process_pending(10)
+    assert not totals._suspended
