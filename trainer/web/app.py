@@ -63,10 +63,11 @@ def make_app(controller_url: str, credentials: ApiCredentials, runs: Path, key: 
 
 def _add_static(app: FastAPI) -> None:
     for name, media_type in STATIC.items():
-        _add_file(app, name, media_type)
+        add_file(app, name, media_type)
 
 
-def _add_file(app: FastAPI, name: str, media_type: str) -> None:
+def add_file(app: FastAPI, name: str, media_type: str) -> None:
+    """Serve a file of the page."""
     content = (files("trainer.web") / "static" / name).read_bytes()
 
     @app.get(f"/static/{name}", include_in_schema=False)

@@ -7,6 +7,10 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from trainer.web.templating import Parts
+
+Content = str | Parts
+
 HEARTBEAT_S = 10.0
 LEAST_PAUSE_S = 0.15
 """Changes that follow each other faster are sent together."""
@@ -21,13 +25,13 @@ class Fragment:
 
     id: str
     topics: frozenset[str]
-    render: Callable[[], str | Awaitable[str]]
+    render: Callable[[], Content | Awaitable[str]]
     poll_s: float | None = None
 
-    async def html(self) -> str:
+    async def content(self) -> Content:
         """Return its content as it is now."""
         rendered = self.render()
-        return rendered if isinstance(rendered, str) else await rendered
+        return rendered if isinstance(rendered, str | Parts) else await rendered
 
 
 class Wakeups:
@@ -72,7 +76,7 @@ async def stream(
 ) -> AsyncIterator[str]:
     """Yield the fragments as server-sent events: all of them first, then those that have changed."""
     wakeup = wakeups.subscribe()
-    sent: dict[str, str] = {}
+    sent: dict[str, Content] = {}
     seen: dict[str, tuple[int, ...]] = {}
     poll_s = min((fragment.poll_s for fragment in fragments if fragment.poll_s), default=HEARTBEAT_S)
     try:
@@ -85,10 +89,11 @@ async def stream(
                 if fragment.poll_s is None and seen.get(fragment.id) == version:
                     continue
                 seen[fragment.id] = version
-                html = await fragment.html()
-                if sent.get(fragment.id) != html:
-                    sent[fragment.id] = html
-                    yield f"event: fragment\ndata: {json.dumps({'id': fragment.id, 'html': html})}\n\n"
+                content = await fragment.content()
+                before = sent.get(fragment.id)
+                if before is not content and before != content:
+                    sent[fragment.id] = content
+                    yield _event(fragment.id, content, before)
             await asyncio.sleep(LEAST_PAUSE_S)
             try:
                 await asyncio.wait_for(wakeup.wait(), poll_s)
@@ -96,3 +101,12 @@ async def stream(
                 yield ": keep-alive\n\n"
     finally:
         wakeups.unsubscribe(wakeup)
+
+
+def _event(id_: str, content: Content, before: Content | None) -> str:
+    """Return the event that tells a content; of one with pieces those that have changed."""
+    if isinstance(content, Parts) and isinstance(before, Parts):
+        changes = content.changes_since(before)
+        if changes is not None:
+            return f"event: pieces\ndata: {json.dumps({'id': id_, **changes})}\n\n"
+    return f"event: fragment\ndata: {json.dumps({'id': id_, 'html': str(content)})}\n\n"

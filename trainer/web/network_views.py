@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import Request
-from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 
 from trainer.errors import TrainerError
@@ -18,12 +17,12 @@ from trainer.reservation.controller_client import ControllerClient
 from trainer.web.charts import Chart, line_chart
 from trainer.web.counters import CounterReadings, LinkRates
 from trainer.web.flowing import flowing
-from trainer.web.live import Fragment
+from trainer.web.live import Content, Fragment
 from trainer.web.map_layout import WIDTH, Span, lay_out, path_points
 from trainer.web.network_state import LIVE, NetworkState, span_of
 from trainer.web.pages import Pages, View
 from trainer.web.spectrum import spectrum
-from trainer.web.templating import Pieces, render
+from trainer.web.templating import HINT, PIECES, Parts, Pieces, render
 
 Json = dict[str, Any]
 Paths = tuple[tuple[str, tuple[str, ...]], ...]
@@ -48,7 +47,7 @@ class NetworkViews:
         self._connect = connect
         self._readings = CounterReadings()
         self._link_rates = LinkRates(self._read_links)
-        self._rendered: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._rendered: dict[str, tuple[tuple[int, ...], Content]] = {}
         self._reservation_rows = Pieces("reservation_row.html", "row")
         self._link_rows, self._map_spans = Pieces("link_row.html", "span"), Pieces("map_span.html", "span")
 
@@ -70,11 +69,13 @@ class NetworkViews:
         pages.add("/reservations/{name}", self._reservation_view)
         pages.add("/links/{name}", self._link_view)
 
-    def _fragment(self, id_: str, topics: set[str], render_now: Callable[[], str], key: str | None = None) -> Fragment:
+    def _fragment(
+        self, id_: str, topics: set[str], render_now: Callable[[], Content], key: str | None = None
+    ) -> Fragment:
         """A fragment that is rendered once for all its viewers; with a `key` for each viewer."""
         order = sorted(topics)
 
-        def render_once() -> str:
+        def render_once() -> Content:
             version = tuple(self._state.versions[topic] for topic in order)
             kept = self._rendered.get(id_)
             if kept is None or kept[0] != version:
@@ -94,7 +95,7 @@ class NetworkViews:
     def _map(self) -> Fragment:
         return self._fragment("map", {"network"}, lambda: self._draw_map(()))
 
-    def _draw_map(self, paths: Paths, marked: str | None = None, flows: bool = True) -> str:
+    def _draw_map(self, paths: Paths, marked: str | None = None, flows: bool = True) -> Content:
         """The map; `flows`: whether the page has what flows, too."""
         network = self._state.network
         if network is None:
@@ -102,23 +103,21 @@ class NetworkViews:
         layout = lay_out(network)
         lines = [(kind, path_points(list(path), layout)) for kind, path in paths]
         spans = self._map_spans if marked is None else Pieces("map_span.html", "span")
-        drawn = Markup("").join(
-            spans.render({span.name: span for span in group}, is_marked=is_marked)
-            for is_marked, group in (
-                (False, [span for span in layout.spans if span.name != marked]),
-                (True, [span for span in layout.spans if span.name == marked]),
-            )
-            if group
-        )
-        return render("map.html", network=network, layout=layout, width=WIDTH, paths=lines, spans=drawn, flows=flows)
+        drawn: dict[str, str] = {}
+        for is_marked in (False, True):
+            group = {f"span-{span.name}": span for span in layout.spans if (span.name == marked) is is_marked}
+            drawn |= spans.render(group, is_marked=is_marked) if group else {}
+        values = {"network": network, "layout": layout, "width": WIDTH, "paths": lines, "flows": flows}
+        return Parts(render("map.html", **values, spans=PIECES), drawn, is_svg=True)
 
     def _flow_form(self) -> Fragment:
         return self._fragment("flow-form", {"network"}, lambda: render("flow_form.html", hosts=self._hosts()))
 
     def _links(self) -> Fragment:
-        def table() -> str:
+        def table() -> Content:
             spans = self._spans()
-            return render("links.html", spans=spans, rows=self._link_rows.render({span.name: span for span in spans}))
+            rows = self._link_rows.render({f"row-{span.name}": span for span in spans})
+            return Parts(render("links.html", spans=bool(spans), rows=PIECES), rows)
 
         return self._fragment("links", {"network"}, table)
 
@@ -146,21 +145,18 @@ class NetworkViews:
     def _reservations(self) -> Fragment:
         """The table of reservations, newest first, live ones before those that ended."""
 
-        def table() -> str:
+        def table() -> Content:
             rows = sorted(
                 self._state.reservations.values(),
                 reverse=True,
                 key=lambda row: (row["state"] in LIVE, row["created_at"]),
             )
             live = sum(row["state"] in LIVE for row in rows)
-            shown = {row["id"]: row for row in rows[:ROWS_SHOWN]}
-            return render(
-                "reservations.html",
-                rows=self._reservation_rows.render(shown, live_states=LIVE),
-                shown=len(shown),
-                live=live,
-                hidden=len(rows) - len(shown),
-            )
+            shown = {f"row-{row['id']}": row for row in rows[:ROWS_SHOWN]}
+            hint = render("reservations_hint.html", shown=len(shown), live=live, hidden=len(rows) - len(shown))
+            shell = render("reservations.html", rows=PIECES, hint=HINT, shown=bool(shown))
+            pieces = self._reservation_rows.render(shown, live_states=LIVE)
+            return Parts(shell, pieces, ("reservations-hint", hint))
 
         return self._fragment("reservations", {"reservations"}, table)
 

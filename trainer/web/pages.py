@@ -71,7 +71,7 @@ class Pages:
 
 async def page_html(view: View, live_path: str | None) -> str:
     """Return the whole page as it is now."""
-    parts = {fragment.id: await fragment.html() for fragment in view.fragments}
+    parts = {fragment.id: str(await fragment.content()) for fragment in view.fragments}
     return render(
         view.template,
         title=view.title,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -33,6 +34,38 @@ def render(template: str, **values: Any) -> str:
     return environment().get_template(template).render(values)
 
 
+PIECES = Markup("<!--pieces-->")
+HINT = Markup("<!--hint-->")
+"""Where a template has them: the shell is what it renders with these instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A fragment with many pieces, of which few change: rows of a table, spans of a map.
+
+    `pieces`: by the id of their element, all in one element, in order. `hint`: id and HTML of one more.
+    """
+
+    shell: str
+    pieces: Mapping[str, str]
+    hint: tuple[str, str] = ("", "")
+    is_svg: bool = False
+
+    def __str__(self) -> str:
+        return self.shell.replace(PIECES, "".join(self.pieces.values())).replace(HINT, self.hint[1])
+
+    def changes_since(self, before: Parts) -> dict[str, Any] | None:
+        """Return what has changed; None if that is more than pieces of it."""
+        if self.shell != before.shell or self.pieces.keys().isdisjoint(before.pieces):
+            return None
+        changed = {id_: html for id_, html in self.pieces.items() if before.pieces.get(id_) != html}
+        if self.hint != before.hint:
+            changed[self.hint[0]] = self.hint[1]
+        order = list(self.pieces)
+        changes: dict[str, Any] = {"changed": changed, "svg": self.is_svg}
+        return changes if order == list(before.pieces) else {**changes, "order": order}
+
+
 class Pieces:
     """Renders a template for each of several things, and only those anew that have changed: rows, spans."""
 
@@ -41,7 +74,7 @@ class Pieces:
         self._template, self._name = template, name
         self._kept: dict[str, tuple[object, str]] = {}
 
-    def render(self, things: Mapping[str, object], **values: Any) -> Markup:
+    def render(self, things: Mapping[str, object], **values: Any) -> dict[str, str]:
         """Return all pieces in order; `things`: by a name that stays. `values` must be the same at every call."""
         kept = {}
         for key, thing in things.items():
@@ -51,7 +84,7 @@ class Pieces:
                 thing, render(self._template, **{self._name: thing}, **values)
             )
         self._kept = kept
-        return Markup("".join(html for _, html in kept.values()))
+        return {key: html for key, (_, html) in kept.items()}
 
 
 def mbps(rate_bps: float) -> str:

@@ -43,6 +43,39 @@ function changeChildren(old, fresh) {
   }
 }
 
+// Replaces pieces of a fragment, known by their ids, and puts them in order; those that are not in it any more go.
+function changePieces({ id, changed, order, svg }) {
+  const fragment = document.getElementById(id);
+  if (fragment === null) return;
+  shown.delete(id);
+  const pieces = new Map();
+  for (const [key, html] of Object.entries(changed)) {
+    const template = document.createElement("template");
+    template.innerHTML = svg ? `<svg>${html}</svg>` : html;
+    const fresh = svg ? template.content.firstElementChild.firstElementChild : template.content.firstElementChild;
+    fresh.remove();
+    const old = document.getElementById(key);
+    if (old !== null) change(old, fresh);
+    pieces.set(key, old ?? fresh);
+  }
+  if (order !== undefined) arrange(order.map((key) => pieces.get(key) ?? document.getElementById(key)), new Set(order));
+  for (const piece of pieces.values()) showFlows(piece);
+}
+
+function arrange(pieces, ids) {
+  const parent = pieces.find((piece) => piece.parentElement !== null).parentElement; // some were there before
+  for (const child of [...parent.children]) if (child.id !== "" && !ids.has(child.id)) child.remove();
+  let place = [...parent.children].find((child) => ids.has(child.id));
+  for (const piece of pieces) {
+    if (piece !== place && piece === place?.nextElementSibling) {
+      const later = place; // it comes later now
+      place = piece;
+      later.remove();
+    }
+    if (piece === place) place = place.nextElementSibling; else parent.insertBefore(piece, place ?? null);
+  }
+}
+
 function change(old, fresh) {
   if (old.nodeType !== Node.ELEMENT_NODE) {
     old.nodeValue = fresh.nodeValue;
@@ -67,6 +100,7 @@ function showFlows(where) {
 function follow(path) {
   const source = new EventSource(path);
   source.addEventListener("fragment", (event) => replaceFragment(JSON.parse(event.data)));
+  source.addEventListener("pieces", (event) => changePieces(JSON.parse(event.data)));
   source.addEventListener("open", () => { document.body.dataset.connection = "open"; });
   source.addEventListener("error", () => { document.body.dataset.connection = "lost"; });
   window.addEventListener("pagehide", () => source.close());

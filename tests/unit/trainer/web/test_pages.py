@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from trainer.web.live import Fragment, Wakeups, stream
 from trainer.web.network_state import NetworkState
 from trainer.web.network_views import NetworkViews
 from trainer.web.pages import Pages
+from trainer.web.templating import HINT, PIECES, Parts
 
 SCRIPT = "<script>alert(1)</script>"
 NO_CONTROLLER = "http://127.0.0.1:9"
@@ -121,6 +123,21 @@ def test_a_stream_sends_all_fragments_and_then_what_changed() -> None:
     first, then = asyncio.run(watch())
     assert first == [{"id": "a", "html": "one"}, {"id": "b", "html": "two"}]
     assert then == [{"id": "a", "html": "three"}]
+
+
+def test_of_many_pieces_those_are_told_that_have_changed() -> None:
+    before = Parts(f"<ul>{PIECES}</ul>{HINT}", {"a": "<li id=a>1", "b": "<li id=b>2"}, ("n", "two"))
+    assert str(before) == "<ul><li id=a>1<li id=b>2</ul>two"
+    changed = replace(before, pieces={"a": "<li id=a>1", "b": "<li id=b>3"})
+    assert changed.changes_since(before) == {"changed": {"b": "<li id=b>3"}, "svg": False}
+    longer = replace(before, pieces={"c": "<li id=c>0", **before.pieces}, hint=("n", "three"))
+    assert longer.changes_since(before) == {
+        "changed": {"c": "<li id=c>0", "n": "three"}, "svg": False, "order": ["c", "a", "b"],
+    }  # fmt: skip
+    unlike: tuple[dict[str, Any], ...] = ({"shell": "<ol>"}, {"pieces": {}}, {"pieces": {"d": "<li id=d>"}})
+    for other in (replace(before, **values) for values in unlike):
+        assert other.changes_since(before) is None
+        assert before.changes_since(other) is None
 
 
 def test_a_run_is_followed_while_it_grows(app: Any, runs: Path) -> None:
