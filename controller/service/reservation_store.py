@@ -358,16 +358,17 @@ class ReservationStore:
         for draining in self._draining.values():
             if draining.flows:  # restored beside its bursts only
                 self.live = draining.added_to(self.live)
-        draining_ids = []
+        in_flight = {}
         for after in restoration.changed:
             former = before.get(after.id)
             draining_id = f"{after.id}~reroute{next(self._reroutes)}"
             flows = flows_in_flight(former, after, draining_id, before.meter_bursts(after.id)) if former else {}
             if flows:
-                self._draining[draining_id] = draining = _Draining(inf, list(flows), flows)
-                self.live = draining.added_to(self.live)
-                draining_ids.append(draining_id)
-        return draining_ids
+                self._draining[draining_id] = _Draining(inf, list(flows), flows)
+                in_flight[draining_id] = flows
+        added = {key: flow for flows in in_flight.values() for key, flow in flows.items()}
+        self.live = self.live.with_draining(added) if added else self.live
+        return list(in_flight)
 
     def book_transition(self, before: Reservation, after: Reservation) -> str:
         """Book what `before` needs beyond `after` while one replaces the other; returns the id of these bookings."""
