@@ -27,6 +27,7 @@ from controller.api.middleware.lanes import RequestLanes
 from controller.api.middleware.request_log import RequestLogMiddleware
 from controller.api.openapi import DocumentedApp
 from controller.api.routes.dependencies import QuotaTracker, redaction_of
+from controller.api.routes.detnet import detnet_routes
 from controller.api.routes.lightpaths import lightpath_routes
 from controller.api.routes.network import network_routes
 from controller.api.routes.operations import operation_routes
@@ -117,6 +118,7 @@ def create_app(
 
     add_error_handlers(app, redact)
     app.include_router(reservation_routes(service, executor, quotas, reserve))
+    app.include_router(detnet_routes(service, executor, quotas))
     app.include_router(stream_routes(service, Streams(service), executor, quotas))
     app.include_router(lightpath_routes(service, executor))
     app.include_router(network_routes(service.queries, executor, propagation_emulated, audit))
