@@ -74,7 +74,7 @@ def cpu_ms(work: Callable[[], object], repeats: int = REPEATS) -> float:
 def plans(edges: int, layers: int = many_edges.CUTS) -> float:
     """Return the time of a plan for simulated edges and a model of that many layers."""
     found, offer = many_edges.forecasts(np.random.default_rng(edges), edges, layers)
-    return cpu_ms(lambda: assign_workers(found, offer, many_edges.MICRO, ["cloud"]), 1 if edges > 1000 else 3)
+    return cpu_ms(lambda: assign_workers(found, {"": offer}, many_edges.MICRO, {"cloud": ""}), 1 if edges > 1000 else 3)
 
 
 def decisions(live: int, side: int, flows: tuple[int, ...] = (1,)) -> tuple[Series, float]:

@@ -182,7 +182,7 @@ class Map:
 
     @cached_property
     def cloud(self) -> MapNode | None:
-        """The cloud node, if the map has one."""
+        """The first cloud node, if the map has one: the training loop runs there; further ones have workers only."""
         return next((node for node in self.nodes if node.kind == "cloud"), None)
 
     @cached_property

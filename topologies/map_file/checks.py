@@ -44,8 +44,6 @@ def check_semantics(raw: object) -> Iterator[Mistake]:
             continue
         if name in kinds:
             yield Mistake(("nodes", index, "name"), name, "another node has this name; choose a different one")
-        if node.get("kind") == "cloud" and "cloud" in kinds.values():
-            yield Mistake(("nodes", index, "kind"), "cloud", "a map has one cloud; make this a host or an edge")
         kinds[name] = str(node.get("kind"))
     nodes, links = list(_entries(raw, "nodes")), list(_entries(raw, "links"))
     yield from _check_texts(raw, nodes, links)

@@ -250,8 +250,9 @@ def _quoted_plan(network: Map, url: str, share: float, plan_for: PlanForOffer) -
 
     assert network.cloud is not None
     with contextlib.closing(ControllerClient(url, 0, click.echo)) as controller:
-        quote_planner = QuotePlanner(network.cloud.name, RunSettings().floor_bps)
-        return quote_planner.plan(controller, plan_for, [node.name for node in network.edges], share, None)
+        quote_planner = QuotePlanner(RunSettings().floor_bps)
+        nodes = dict.fromkeys((node.name for node in network.edges), network.cloud.name)
+        return quote_planner.plan(controller, plan_for, nodes, share, None)
 
 
 def _print_quotes(stats: QuoteStats) -> None:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from click.core import ParameterSource
 
 from topologies import running_emulation
 from topologies.option_types import FiniteRange
+from trainer.cli import cloud_workers
 from trainer.cli.options import (
     credential_options,
     explicit_options,
@@ -38,7 +38,6 @@ from trainer.records.resume import last_reservation, resumed_settings
 from trainer.records.run_control import registered
 
 if TYPE_CHECKING:
-    from trainer.cloud.edge_manager import Workers
     from trainer.cloud.edge_session import EdgeSession
     from trainer.reservation.bandwidth import BandwidthProvider
     from trainer.reservation.partition_check import FindPartition
@@ -324,23 +323,8 @@ def cloud(
             after,
             node_credentials,
             _partition_check(settings, name, notify, closing),
-            _workers(settings, bind[0], tls_ca, tls_cert, tls_key, token_file),
+            cloud_workers.starter(settings, bind[0], name, tls_ca, tls_cert, tls_key, token_file),
         )
-
-
-def _workers(
-    settings: RunSettings, host: str, ca: Path | None, cert: Path | None, key: Path | None, token_file: Path | None
-) -> Callable[[Callable[[str], None]], contextlib.AbstractContextManager[Workers]] | None:
-    """Return what starts the workers on Ray; None without them. Every machine needs the files at the same paths."""
-    if settings.ray is None:
-        return None
-    from trainer.cloud.ray_workers import RayWorkers
-    from trainer.transport.credentials import load_credentials
-
-    ca, cert, key, token_file = (None if path is None else path.resolve() for path in (ca, cert, key, token_file))
-    return partial(RayWorkers, settings.ray, settings.ray_workers, len(settings.edges), host,
-                   partial(load_credentials, True, ca, cert, key, token_file), settings.device,
-                   settings.controller is not None and not settings.best_effort)
 
 
 def _partition_check(

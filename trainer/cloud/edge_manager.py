@@ -50,7 +50,8 @@ class Workers(Protocol):
     """The workers that serve the edges, where the training loop does not do so itself."""
 
     @property
-    def names(self) -> list[str]: ...
+    def nodes(self) -> dict[str, str]:
+        """The node of the cloud on which each worker is."""
 
     def place(self, places: Mapping[str, str], recipe: messages.Prepare) -> None:
         """Assign a worker to every edge; all workers build the model."""
@@ -222,7 +223,9 @@ class EdgeManager:
         link.start(lambda inbound: self._deliver(session, link, inbound))
 
     def _take_link(self, session: EdgeSession, link: RemoteConnection) -> None:
-        session.mss_bytes, session.worker, session.cloud_port = link.mss_bytes, link.worker.name, link.worker.address[1]
+        worker = link.worker
+        session.mss_bytes, session.worker = link.mss_bytes, worker.name
+        session.cloud_port, session.cloud_node = worker.address[1], worker.node
 
     def prepare(
         self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float

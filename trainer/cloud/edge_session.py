@@ -60,7 +60,7 @@ class EdgeSession:
     """One edge on one connection; `offset_s` is its clock minus the cloud's, `data_order` the seed of the order of its
     mini-batches.
 
-    `worker`, `cloud_port`: which serves it, if one does, and where that listens.
+    `worker`, `cloud_port`, `cloud_node`: which serves it, if one does, and where that listens.
     `samples`, `held_out`: what it trains on and holds out now; `request` has what it joined with.
     `initial_digest`: of the trained values that it began with. `excluded`: it takes no further part in the run;
     `failure`: because the model failed on it.
@@ -72,6 +72,7 @@ class EdgeSession:
     source_port: int
     worker: str | None = None
     cloud_port: int | None = None
+    cloud_node: str | None = None
     offset_s: float = 0.0
     samples: int = field(init=False)
     held_out: int = field(init=False)

@@ -15,7 +15,7 @@ from trainer.cloud.training_state import TrainingState
 from trainer.config.settings import RunSettings
 from trainer.errors import QuorumError, TrainingFailedError
 from trainer.records.run_record import RunRecord
-from trainer.reservation.bandwidth import BandwidthProvider
+from trainer.reservation.bandwidth import BandwidthProvider, EdgeEndpoint
 from trainer.reservation.partition_check import FindPartition, no_partition
 
 PAUSE_POLL_S = 0.2
@@ -82,7 +82,8 @@ class Membership:
     def restore(self, sessions: Sequence[EdgeSession]) -> None:
         """Restore these edges from the last averaging and add them to the bandwidth."""
         for session in sessions:
-            self._bandwidth.add_edge(session.name, session.source_port, session.cloud_port)
+            self._bandwidth.add_edge(EdgeEndpoint(
+                session.name, session.source_port, session.cloud_port, session.cloud_node))
         self._state.restore(sessions)
 
     def pause(self, number: int, error: QuorumLostError) -> int:

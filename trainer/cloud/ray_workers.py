@@ -1,4 +1,4 @@
-"""The workers of the cloud as actors on a Ray cluster; only this module and `trainer.cli.sweep_runs` import Ray."""
+"""The workers of the cloud as actors on a Ray cluster, from the training loop."""
 
 from __future__ import annotations
 
@@ -12,79 +12,31 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from torch import Tensor
 
 from trainer.cloud.edge_acceptor import JoinRefusedError
-from trainer.cloud.edge_worker import CredentialsLoader, EdgeWorker, WorkerEvent
+from trainer.cloud.edge_worker import CredentialsLoader
+from trainer.cloud.ray_actor import BOOT_ID, POLL_S, RayError, RayTaskError, WorkerActor
+from trainer.cloud.ray_actor import ray_api as ray
 from trainer.cloud.remote_edge import RemoteConnection
 from trainer.errors import ConnectionLostError, RayUnavailableError
 from trainer.protocol import messages
 from trainer.transport.clock_sync import PingTimes, best_offset_s
 from trainer.transport.connection import Disconnected
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-try:
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-except ModuleNotFoundError as error:
-    raise RayUnavailableError("Ray is not installed; install it: pip install 'paceline[ray]'.") from error
-
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 180.0
 """Time for all workers to start: each imports torch."""
 CALL_TIMEOUT_S = 120.0
-POLL_S = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a cluster of its own; Ray writes what is more to disk."""
 PROBE_TIMEOUT_S = 5.0
 PINGS = 8
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-_ray: Any = ray  # its own types are incomplete
-
-
-class WorkerActor:
-    """A worker in a process of Ray."""
-
-    def __init__(self, host: str | None, credentials: CredentialsLoader, device: str) -> None:
-        self._host = host or str(_ray.util.get_node_ip_address())
-        self._worker = EdgeWorker(self._host, credentials(), device)
-
-    def describe(self) -> tuple[str, int, str, int, str]:
-        """Return address, machine and process of the worker, and what tells the machine's clock from others."""
-        return self._host, self._worker.port, socket.gethostname(), os.getpid(), BOOT_ID.read_text()
-
-    def clock_s(self) -> float:
-        """Return the time on its machine."""
-        return time.time()
-
-    def prepare(self, recipe: messages.Prepare) -> None:
-        """Build the model."""
-        self._worker.prepare(recipe)
-
-    def expect(self, edge: str, ticket: int) -> None:
-        """Admit one connection of an edge."""
-        self._worker.expect(edge, ticket)
-
-    def call(self, edge: str, ticket: int, method: str, *arguments: Any) -> Any:
-        """Call a method for an edge; one that is not there any more counts as lost."""
-        return self._worker.call(edge, ticket, method, *arguments)
-
-    @ray.method(concurrency_group="events")
-    def events(self) -> list[tuple[str, int, WorkerEvent]]:
-        """Wait for events; return none after POLL_S."""
-        return self._worker.events(time.monotonic() + POLL_S)
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._worker.close()
 
 
 class SharedTensors:
@@ -107,6 +59,7 @@ class RayWorker:
 
     def __init__(self, name: str, actor: Any, shared: SharedTensors) -> None:
         self.name = name
+        self.node = ""
         self._actor = actor
         host, port, machine, self.pid, boot_id = ray.get(actor.describe.remote(), timeout=START_TIMEOUT_S)
         self.address = host, port
@@ -185,14 +138,40 @@ class RayWorker:
                     addressed.handle(event)
 
 
+@dataclass(frozen=True, slots=True)
+class CloudPlace:
+    """Where the cloud is: address and node of the training loop, and the map's nodes of the cloud by address.
+
+    `reserves`: bandwidth is reserved to the nodes of the workers.
+    """
+
+    host: str
+    name: str
+    nodes: Mapping[str, str]
+    reserves: bool
+
+    def node_of(self, worker: RayWorker) -> str:
+        """Return the node on which a worker is; without reservations one outside the map counts as at the loop's.
+
+        Raises: RayUnavailableError.
+        """
+        address = worker.address[0]
+        known = {self.host: self.name, **self.nodes}
+        if address not in known and self.reserves:
+            nodes = ", ".join(f"{name} at {ip}" for ip, name in known.items() if ip != "0.0.0.0")
+            raise RayUnavailableError(f"{worker.name} listens on {address}; reservations go to nodes of the cloud: "
+                                      f"{nodes}. Start Ray on these, give --ray local, or --best-effort.")
+        return known.get(address, self.name)
+
+
 class RayWorkers:
     """The workers of a run; a context manager that ends them, and a cluster that was started for it."""
 
     def __init__(
-        self, address: str, workers: int | None, edges: int, host: str, credentials: CredentialsLoader, device: str,
-        reserves: bool, notify: Callable[[str], None],
+        self, address: str, workers: int | None, edges: int, credentials: CredentialsLoader, device: str,
+        place: CloudPlace, notify: Callable[[str], None],
     ) -> None:
-        """Start the workers; `host`: where the training loop listens. `reserves`: bandwidth is reserved to that host.
+        """Start the workers.
 
         Raises: RayUnavailableError.
         """
@@ -202,13 +181,13 @@ class RayWorkers:
         self._lock = threading.Lock()
         self._connect()
         try:
-            cpus = int(_ray.cluster_resources().get("CPU", 1))
+            cpus = int(ray.cluster_resources().get("CPU", 1))
             number = workers or max(1, min(cpus, edges))
-            nodes = [node for node in _ray.nodes() if node["Alive"]]
-            bound = host if len(nodes) == 1 and host != "0.0.0.0" else None
-            remote = _ray.remote(num_cpus=1, num_gpus=1 if device == "cuda" else 0, max_restarts=0,
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            addresses = [*place.nodes, *([place.host] if len(nodes) == 1 and place.host != "0.0.0.0" else [])]
+            remote = ray.remote(num_cpus=1, num_gpus=1 if device == "cuda" else 0, max_restarts=0,
                                  scheduling_strategy="SPREAD", concurrency_groups={"events": 1})(WorkerActor)
-            actors = [remote.remote(bound, credentials, device) for _ in range(number)]
+            actors = [remote.remote(addresses, credentials, device) for _ in range(number)]
             ready, _ = ray.wait([actor.describe.remote() for actor in actors], num_returns=number,
                                 timeout=START_TIMEOUT_S)
             if len(ready) < number:
@@ -216,10 +195,8 @@ class RayWorkers:
                                           f"within {START_TIMEOUT_S:g} s; it has {cpus} CPUs. Lower --ray-workers.")
             shared = SharedTensors()
             self.workers = [RayWorker(f"worker{place}", actor, shared) for place, actor in enumerate(actors, 1)]
-            elsewhere = [worker for worker in self.workers if worker.address[0] != host]
-            if reserves and elsewhere:
-                raise RayUnavailableError(f"{elsewhere[0].name} listens on {elsewhere[0].address[0]}; reservations go "
-                                          f"to the cloud's node at {host}. Give --ray local, or --best-effort.")
+            for worker in self.workers:
+                worker.node = place.node_of(worker)
         except BaseException as error:
             ray.shutdown()
             if isinstance(error, RayError):
@@ -228,7 +205,7 @@ class RayWorkers:
             raise
         for worker in self.workers:
             notify(f"{worker.name} of the cloud: process {worker.pid} on {worker.machine}, listens on "
-                   f"{worker.address[0]}:{worker.address[1]}.")
+                   f"{worker.address[0]}:{worker.address[1]} ({worker.node}).")
 
     def _connect(self) -> None:
         host, _, port = self._address.removeprefix("ray://").rpartition(":")
@@ -241,7 +218,7 @@ class RayWorkers:
         on_sigterm = signal.getsignal(signal.SIGTERM)
         own = {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         try:
-            _ray.init(address=self._address, log_to_driver=False, logging_level="error",
+            ray.init(address=self._address, log_to_driver=False, logging_level="error",
                      **(own if self._address == "local" else {}))
         except Exception as error:  # a node that does not start in time raises nothing more special
             raise RayUnavailableError(f"No Ray cluster at {self._address}: {_first_line(error)} Start one: "
@@ -260,9 +237,9 @@ class RayWorkers:
         ray.shutdown()
 
     @property
-    def names(self) -> list[str]:
-        """Names of all workers."""
-        return [worker.name for worker in self.workers]
+    def nodes(self) -> dict[str, str]:
+        """The node of the cloud on which each worker is."""
+        return {worker.name: worker.node for worker in self.workers}
 
     def place(self, places: Mapping[str, str], recipe: messages.Prepare) -> None:
         """Assign a worker to every edge; all workers build the model.

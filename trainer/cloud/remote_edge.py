@@ -24,9 +24,12 @@ from trainer.transport.pacing import DEFAULT_MSS, SentFrame
 
 
 class WorkerHandle(Protocol):
-    """A worker, from the training loop; `offset_s`: its clock minus that of the training loop."""
+    """A worker, from the training loop; `node`: of the cloud on which it is, `offset_s`: its clock minus that of the
+    training loop.
+    """
 
     name: str
+    node: str
     address: tuple[str, int]
     offset_s: float
 

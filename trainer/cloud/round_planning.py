@@ -16,7 +16,6 @@ from trainer.planning.plan import EdgeForecast, Offer, RoundPlan
 from trainer.planning.planner import plan_round
 from trainer.planning.worker_assignment import assign_workers
 from trainer.protocol.messages import JoinRequest
-from trainer.reservation.bandwidth import AssumedBandwidth, EdgeEndpoint
 
 
 def plan_training_round(
@@ -74,24 +73,24 @@ def _served(forecasts: Sequence[EdgeForecast], replicas: Mapping[str, EdgeReplic
 
 def place_on_workers(
     settings: RunSettings, replicas: Mapping[str, EdgeReplica], forecaster: StepForecaster, layers: int,
-    workers: Sequence[str],
+    workers: Mapping[str, str], offers: Mapping[str, Offer],
 ) -> dict[str, str]:
-    """Return the worker of every edge that is best for the first round, at the rates of --assume-bps."""
+    """Return the worker of every edge that is best for the first round.
+
+    `workers`: the node of the cloud on which each is; `offers`: of the network towards these nodes.
+
+    Raises: PlanError.
+    """
+    reached = {worker: node for worker, node in workers.items() if node in offers}
     allowed = {replica.name: allowed_cuts(1, settings, replica.name, layers, replica.session.request.min_cut, None)
                for replica in replicas.values()}
     names = [name for name, cuts in allowed.items() if cuts]  # the others will be excluded
-    mss_bytes = {name: replicas[name].session.planning_mss_bytes for name in names}
-    forecasts = forecaster.forecasts(mss_bytes, {name: allowed[name] for name in names})
-    places = dict.fromkeys(allowed, workers[0])
-
-    def plan(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001 - there are none yet
-        assignment = assign_workers(forecasts, offer, max(replicas[name].micro_batches for name in names), workers)
-        places.update(zip(names, assignment.workers, strict=True))
-        return assignment.plan
-
+    places = dict.fromkeys(allowed, next(iter(reached)))
     if names:
-        endpoints = [EdgeEndpoint(name, replicas[name].session.source_port) for name in names]
-        AssumedBandwidth(endpoints, settings.share * settings.assume_bps, settings.floor_bps).acquire(plan)
+        mss_bytes = {name: replicas[name].session.planning_mss_bytes for name in names}
+        forecasts = forecaster.forecasts(mss_bytes, {name: allowed[name] for name in names})
+        assignment = assign_workers(forecasts, offers, max(replicas[name].micro_batches for name in names), reached)
+        places.update(zip(names, assignment.workers, strict=True))
     return places
 
 

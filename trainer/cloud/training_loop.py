@@ -33,7 +33,7 @@ from trainer.protocol import messages
 from trainer.records.checkpoint import Checkpoint
 from trainer.records.run_control import is_pause_asked
 from trainer.records.run_record import RunRecord, milliseconds
-from trainer.reservation.bandwidth import BandwidthProvider, Grant
+from trainer.reservation.bandwidth import BandwidthProvider, EdgeEndpoint, Grant
 from trainer.reservation.partition_check import FindPartition, no_partition
 from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
 from trainer.transport.pacing import pace_bytes_per_s
@@ -136,10 +136,11 @@ class TrainingLoop:
         self._bandwidth = bandwidth
         self._record = record
         self._is_resumed = resumed is not None
-        self._state = TrainingState(settings, edge_manager, record, resumed, policy, made)
+        self._state = TrainingState(settings, edge_manager, record, bandwidth.offers_to, resumed, policy, made)
         for session in edge_manager.sessions:
             if session.cloud_port is not None:  # it has moved to a worker
-                bandwidth.add_edge(session.name, session.source_port, session.cloud_port)
+                bandwidth.add_edge(EdgeEndpoint(
+                    session.name, session.source_port, session.cloud_port, session.cloud_node))
         self._membership = Membership(settings, edge_manager, self._state, bandwidth, record, find_partition)
         self._step_in_progress: CloudStep | None = None
         self._ahead: tuple[int, Grant] | None = None
@@ -310,7 +311,10 @@ class TrainingLoop:
         row["averaging_ms"] = milliseconds(averaging_s)
         row["lost"] = list(self._membership.lost)
         for edge in row["edges"]:
-            edge["local_samples"] = self._state.replicas[edge["edge"]].session.samples
+            session = self._state.replicas[edge["edge"]].session
+            edge["local_samples"] = session.samples
+            if session.worker is not None:
+                edge |= {"worker": session.worker, "node": session.cloud_node}
         row["epsilon_spent"] = self._state.privacy.spent if self._state.privacy is not None else None
         self._record.add_round(row)
         self._record.event("round_done", **round_event(row))

@@ -45,6 +45,9 @@ from trainer.records.trained_model import metadata_of
 from trainer.reservation.averaging_rates import Rates, Volumes
 from trainer.transport.pacing import l2_bits
 
+OffersTo = Callable[[Sequence[str]], Mapping[str, Offer]]
+"""Returns the network's offer towards each of these nodes of the cloud, or of some of them."""
+
 BENCHMARK_S = 0.05
 """Of the cloud: without a CPU limit half as long as on an edge suffices."""
 
@@ -61,10 +64,12 @@ class TrainingState:
     _cloud_layers: LayerSeconds
 
     def __init__(
-        self, settings: RunSettings, edge_manager: EdgeManager, record: RunRecord, resumed: Checkpoint | None,
-        policy: CustomPolicy | None = None, made: MadeAhead | None = None,
+        self, settings: RunSettings, edge_manager: EdgeManager, record: RunRecord, offers_to: OffersTo,
+        resumed: Checkpoint | None, policy: CustomPolicy | None = None, made: MadeAhead | None = None,
     ) -> None:
         """Derive model and settings from the join requests of the edges; `made`: by `rehearse`.
+
+        `offers_to`: tells what the network offers towards nodes of the cloud.
 
         Raises: UsageError if the settings do not fit the model, TrainingFailedError if the requests do not.
         """
@@ -90,7 +95,7 @@ class TrainingState:
             session.name: self._new_replica(session) for session in edge_manager.sessions
         }
         if edge_manager.workers is not None:
-            self._move_to_workers(edge_manager.workers)
+            self._move_to_workers(edge_manager.workers, offers_to)
         self._held_out = HeldOutSegments(settings, edge_manager, record, self.recipe, self._space)
         self._averaging = ModelAveraging(settings, edge_manager, record, self.recipe, self.replicas, self.privacy,
                                          self._held_out)
@@ -108,12 +113,13 @@ class TrainingState:
             return build_replica(session, self.recipe, self._device, self._built)
         return build_replica(session, self.recipe, self._device, self._built, RemoteReplica, shares_layers=True)
 
-    def _move_to_workers(self, workers: Workers) -> None:
+    def _move_to_workers(self, workers: Workers, offers_to: OffersTo) -> None:
         """Assign the edges to workers, send them there, and build their replicas there."""
         settings = self._settings
         self._profile, self._cloud_layers = profiler.benchmark_node(BENCHMARK_S), layer_seconds(self.recipe)
+        nodes = workers.nodes
         places = place_on_workers(settings, self.replicas, self._build_forecaster(self.recipe),
-                                  len(self._preparation.costs), workers.names)
+                                  len(self._preparation.costs), nodes, offers_to([*dict.fromkeys(nodes.values())]))
         self._edge_manager.move_to_workers(places, self.recipe, settings.step_timeout_s, settings.quorum_in_training)
         model = next(iter(self.replicas.values())).initial_values()
         self.replicas = {session.name: self.replicas[session.name] for session in self._edge_manager.sessions}

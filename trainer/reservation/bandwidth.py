@@ -109,10 +109,13 @@ class BandwidthProvider(Protocol):
     def remove_edge(self, edge: str) -> None:
         """Release the bandwidth of a lost edge; never raises, reports failures."""
 
-    def add_edge(self, edge: str, port: int, cloud_port: int | None = None) -> None:
-        """Add an edge that sends from `port`, or replace it; it is part of the next plan.
+    def add_edge(self, endpoint: EdgeEndpoint) -> None:
+        """Add an edge, or replace it; it is part of the next plan."""
 
-        `cloud_port`: the port that serves it if that is not the cloud's own.
+    def offers_to(self, nodes: Sequence[str]) -> dict[str, Offer]:
+        """Return what the network offers to all edges towards each of these nodes of the cloud, where it can tell.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError if it can tell of none.
         """
 
     def release(self) -> None:
@@ -121,11 +124,12 @@ class BandwidthProvider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EdgeEndpoint:
-    """The host and the TCP port of an edge; `cloud_port`: the port that serves it, None: the cloud's own."""
+    """The host and the TCP port of an edge; `cloud_port`, `cloud_node`: what serves it, None: the cloud's own."""
 
     name: str
     port: int
     cloud_port: int | None = None
+    cloud_node: str | None = None
 
 
 class AssumedBandwidth:
@@ -141,14 +145,20 @@ class AssumedBandwidth:
 
     def acquire(self, plan_for: PlanForOffer) -> Grant:
         """Return a plan for the assumed rates. A least rate that they cannot give to every edge is lowered."""
+        return replace(best_effort_grant(plan_for(self._offer())), rates_are_assumed=True)
+
+    def _offer(self) -> Offer:
         fair_bps = self.assumed_bps / max(1, len(self._names))
-        grant = best_effort_grant(plan_for(Offer(
+        return Offer(
             up_links=dict.fromkeys(self._names, ("up",)),
             down_links=dict.fromkeys(self._names, ("down",)),
             usable_bps={"up": self.assumed_bps, "down": self.assumed_bps},
             floor_bps=self._floor_bps if self._floor_bps <= fair_bps else fair_bps / 2,
-        )))
-        return replace(grant, rates_are_assumed=True)
+        )
+
+    def offers_to(self, nodes: Sequence[str]) -> dict[str, Offer]:
+        """Return the assumed rates for each of these nodes."""
+        return dict.fromkeys(nodes, self._offer())
 
     def plan_ahead(self, plan_for: PlanForOffer) -> None:
         """Do nothing: no network is asked, so a plan takes no time."""
@@ -167,10 +177,10 @@ class AssumedBandwidth:
         """Plan without this edge."""
         self._names = [name for name in self._names if name != edge]
 
-    def add_edge(self, edge: str, port: int, cloud_port: int | None = None) -> None:  # noqa: ARG002
+    def add_edge(self, endpoint: EdgeEndpoint) -> None:
         """Plan with this edge."""
-        self.remove_edge(edge)
-        self._names.append(edge)
+        self.remove_edge(endpoint.name)
+        self._names.append(endpoint.name)
 
     def release(self) -> None:
         """Do nothing: nothing is reserved."""

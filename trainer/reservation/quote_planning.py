@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from trainer.errors import PlanError
@@ -43,8 +43,7 @@ class QuotedPlan:
 class QuotePlanner:
     """Requests quotes before every plan; keeps the volumes of the last plan."""
 
-    def __init__(self, cloud: str, floor_bps: float, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._cloud = cloud
+    def __init__(self, floor_bps: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._floor_bps = floor_bps
         self._clock = clock
         self._last_volumes: Volumes = {}
@@ -53,26 +52,28 @@ class QuotePlanner:
         self,
         controller: ControllerClient,
         plan_for: PlanForOffer,
-        edges: Sequence[str],
+        nodes: Mapping[str, str],
         share: float,
         instead_of: str | None,
         retries: int | None = None,
     ) -> QuotedPlan:
         """Plan with the part `share` of the free capacity, to which the reservation `instead_of` counts.
 
+        `nodes`: the node of the cloud that serves each edge.
+
         Raises: PlanError, ReservationRefusedError if a required link is full, ControllerUnreachableError.
         """
 
         def quoted_plan(volumes: Volumes, previous: QuotedPlan | None) -> QuotedPlan:
             began_s = self._clock()
-            up, down = self._quotes(controller, volumes, instead_of, retries)
+            up, down = self._quotes(controller, volumes, nodes, instead_of, retries)
             stats = QuoteStats(2, self._clock() - began_s, up.transfer_ms / 1e3, down.transfer_ms / 1e3, up.bottleneck,
                                down.bottleneck).plus(previous.quote_stats if previous else None)
             offer = self._offer(up, down, share)
             plan = previous.plan if previous and previous.offer == offer else plan_for(offer)
             return QuotedPlan(plan, offer, stats)
 
-        quoted = [{edge: self._last_volumes.get(edge, (INITIAL_VOLUME_BYTES, INITIAL_VOLUME_BYTES)) for edge in edges}]
+        quoted = [{edge: self._last_volumes.get(edge, (INITIAL_VOLUME_BYTES, INITIAL_VOLUME_BYTES)) for edge in nodes}]
         best = quoted_plan(quoted[0], None)
         if not are_similar(quoted[0], volumes := plan_volumes(best.plan)):
             quoted.append(volumes)
@@ -87,21 +88,32 @@ class QuotePlanner:
         self._last_volumes = plan_volumes(best.plan)
         return best
 
-    def rates(self, controller: ControllerClient, volumes: Volumes, instead_of: str | None) -> Rates:
+    def offer(self, controller: ControllerClient, nodes: Mapping[str, str], share: float) -> Offer:
+        """Return the offer for equal volumes of all edges, without retries; `nodes`, `share`: as in `plan`.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError.
+        """
+        volumes = dict.fromkeys(nodes, (INITIAL_VOLUME_BYTES, INITIAL_VOLUME_BYTES))
+        return self._offer(*self._quotes(controller, volumes, nodes, None, 0), share)
+
+    def rates(
+        self, controller: ControllerClient, volumes: Volumes, nodes: Mapping[str, str], instead_of: str | None
+    ) -> Rates:
         """Return the rates at which these volumes can be transferred together in each direction; without retries.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
-        up, down = self._quotes(controller, volumes, instead_of, 0)
+        up, down = self._quotes(controller, volumes, nodes, instead_of, 0)
         down_bps = {flow.name.removesuffix("-down"): flow.rate_bps for flow in down.flows}
         return {(edge := flow.name.removesuffix("-up")): (flow.rate_bps, down_bps[edge]) for flow in up.flows}
 
     def _quotes(
-        self, controller: ControllerClient, volumes: Volumes, instead_of: str | None, retries: int | None
+        self, controller: ControllerClient, volumes: Volumes, nodes: Mapping[str, str], instead_of: str | None,
+        retries: int | None,
     ) -> tuple[Quote, Quote]:
         """Request one quote per direction; the directions share no capacity, so they need not end together."""
-        up = [TransferVolume(f"{edge}-up", edge, self._cloud, size) for edge, (size, _) in volumes.items()]
-        down = [TransferVolume(f"{edge}-down", self._cloud, edge, size) for edge, (_, size) in volumes.items()]
+        up = [TransferVolume(f"{edge}-up", edge, nodes[edge], size) for edge, (size, _) in volumes.items()]
+        down = [TransferVolume(f"{edge}-down", nodes[edge], edge, size) for edge, (_, size) in volumes.items()]
         return controller.quote(up, instead_of, retries), controller.quote(down, instead_of, retries)
 
     def _offer(self, up: Quote, down: Quote, share: float) -> Offer:

@@ -72,7 +72,7 @@ class ReservedBandwidth:
     _quote_planner: QuotePlanner = field(init=False)
 
     def __post_init__(self) -> None:
-        self._quote_planner = QuotePlanner(self.held.owner, self.floor_bps)
+        self._quote_planner = QuotePlanner(self.floor_bps)
 
     def acquire(self, plan_for: PlanForOffer) -> Grant:
         """Plan and reserve; after a refusal with a smaller share, at most MAX_ATTEMPTS times.
@@ -105,8 +105,8 @@ class ReservedBandwidth:
                 return
             with contextlib.suppress(TrainerError):
                 self._planned_ahead = self._quote_planner.plan(
-                    self.held.controller, plan_for, [endpoint.name for endpoint in self.endpoints],
-                    self._granted_share or self.share, self.held.reservation.id, 0)
+                    self.held.controller, plan_for, self._nodes(), self._granted_share or self.share,
+                    self.held.reservation.id, 0)
 
     def forget_plan(self) -> None:
         """Forget a plan that was made ahead."""
@@ -165,7 +165,7 @@ class ReservedBandwidth:
             current: Rates = {edge: (last.up[edge].rate_bps or floor_bps, last.down[edge].rate_bps or floor_bps)
                               for edge in volumes}
             try:
-                full = self._quote_planner.rates(self.held.controller, volumes,
+                full = self._quote_planner.rates(self.held.controller, volumes, self._nodes(),
                                                  None if reservation is None else reservation.id)
                 proposed = rates_with_floor(full, self._granted_share or self.share, self.floor_bps)
                 if averaging_time_s(volumes, current) - averaging_time_s(volumes, proposed) < MIN_SAVING_S:
@@ -206,11 +206,31 @@ class ReservedBandwidth:
         with self.held.lock:
             self.held.release_edge(edge)
 
-    def add_edge(self, edge: str, port: int, cloud_port: int | None = None) -> None:
+    def add_edge(self, endpoint: EdgeEndpoint) -> None:
         """Reserve for this edge from the next plan on."""
         self.forget_plan()
-        others = (endpoint for endpoint in self.endpoints if endpoint.name != edge)
-        self.endpoints = [*others, EdgeEndpoint(edge, port, cloud_port)]
+        self.endpoints = [*(other for other in self.endpoints if other.name != endpoint.name), endpoint]
+
+    def offers_to(self, nodes: Sequence[str]) -> dict[str, Offer]:
+        """Return what the network offers to all edges towards each of these nodes, as far as it is reached by all.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError if none is.
+        """
+        offers, refusal = {}, None
+        for node in nodes:
+            try:
+                offers[node] = self._quote_planner.offer(
+                    self.held.controller, {endpoint.name: node for endpoint in self.endpoints}, self.share)
+            except ReservationRefusedError as error:
+                self.held.notify(f"{error} No edge is assigned to workers at {node}.")
+                refusal = error
+        if refusal is not None and not offers:
+            raise refusal
+        return offers
+
+    def _nodes(self) -> dict[str, str]:
+        """Return the node that serves every edge."""
+        return {endpoint.name: endpoint.cloud_node or self.held.owner for endpoint in self.endpoints}
 
     def release(self) -> None:
         """Release the reservation once; if the controller does not answer, it expires with its lease."""
@@ -258,23 +278,23 @@ class ReservedBandwidth:
 
     def _quoted_plan(self, plan_for: PlanForOffer, share: float) -> QuotedPlan:
         """Plan with the controller's current quotes; the held bandwidth counts as free."""
-        edges = [endpoint.name for endpoint in self.endpoints]
+        nodes = self._nodes()
         retries = 0 if self._unreachable else None
         controller, reservation = self.held.controller, self.held.reservation
         held_id = None if reservation is None else reservation.id
         try:
-            return self._quote_planner.plan(controller, plan_for, edges, share, held_id, retries)
+            return self._quote_planner.plan(controller, plan_for, nodes, share, held_id, retries)
         except ReservationRefusedError as refusal:
             if reservation is None or refusal.problem.get("code") != "not_found":
                 raise
             self.held.discard(refusal)
-            return self._quote_planner.plan(controller, plan_for, edges, share, None, retries)
+            return self._quote_planner.plan(controller, plan_for, nodes, share, None, retries)
 
     def _flow_requests(self, rates: Rates) -> list[FlowRequest]:
         ports = {endpoint.name: (endpoint.port, endpoint.cloud_port or self.cloud_port) for endpoint in self.endpoints}
-        flows, cloud = [], self.held.owner
+        flows, nodes = [], self._nodes()
         for edge, (up_bps, down_bps) in rates.items():
-            port, cloud_port = ports[edge]
+            (port, cloud_port), cloud = ports[edge], nodes[edge]
             up, down = ((bps, burst_bytes(bps), self.protection, BOUND_SLACK) for bps in (up_bps, down_bps))
             if up_bps:
                 flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, cloud_port, *up))

@@ -11,10 +11,10 @@ from trainer.transport.credentials import NO_CREDENTIALS
 
 
 def test_an_address_without_a_cluster_is_told() -> None:
-    from trainer.cloud.ray_workers import RayWorkers
+    from trainer.cloud.ray_workers import CloudPlace, RayWorkers
 
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # it does not listen
         address = "{}:{}".format(*unused.getsockname())
         with pytest.raises(RayUnavailableError, match=f"^No Ray cluster at {address}: .*refused. Start one"):
-            RayWorkers(address, 2, 2, "127.0.0.1", lambda: NO_CREDENTIALS, "cpu", False, print)
+            RayWorkers(address, 2, 2, lambda: NO_CREDENTIALS, "cpu", CloudPlace("127.0.0.1", "cloud", {}, False), print)

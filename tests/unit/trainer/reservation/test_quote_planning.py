@@ -19,6 +19,7 @@ from trainer.reservation.quote_planning import QuotePlanner
 
 METRO = network_from_map(load_map("metro"))
 EDGES = ("edge1", "edge2", "edge3", "edge4")
+SERVED = dict.fromkeys(EDGES, "cloud")
 SLOWNESS = (2.82, 1.79, 1.30, 1.0)
 CUTS_MS_AND_BITS = {
     4: (11.6, 8.2, 31.9, 1_575_000), 6: (15.5, 13.1, 26.7, 1_039_000), 8: (22.6, 22.4, 16.2, 771_000),
@@ -56,7 +57,7 @@ def forecasts(only: Sequence[int] | None = None) -> list[EdgeForecast]:
 
 def test_planning_leaves_a_local_optimum_of_plan_and_paths() -> None:
     """With cuts 6, 8, 9 and 12 two assignments of paths are equally fast; with one of them no other cuts are better."""
-    controller, planner, current = LocalController(), QuotePlanner("cloud", 2e6), (6, 8, 9, 12)
+    controller, planner, current = LocalController(), QuotePlanner(2e6), (6, 8, 9, 12)
 
     def first(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001
         return plan_round(forecasts(current), offer, 4)
@@ -64,9 +65,9 @@ def test_planning_leaves_a_local_optimum_of_plan_and_paths() -> None:
     def later(offer: Offer, keep_cuts: bool = True) -> RoundPlan:
         return plan_round(forecasts(), offer, 4, current if keep_cuts else None, 8)
 
-    before = planner.plan(controller, first, EDGES, 0.75, None)
+    before = planner.plan(controller, first, SERVED, 0.75, None)
     assert later(before.offer).cuts == current
-    after = planner.plan(controller, later, EDGES, 0.75, "r-1")
+    after = planner.plan(controller, later, SERVED, 0.75, "r-1")
     assert after.plan.cuts != current
     assert after.plan.step_s * (1 + MIN_GAIN) < before.plan.step_s
     assert after.quote_stats.quotes == 4
@@ -74,11 +75,11 @@ def test_planning_leaves_a_local_optimum_of_plan_and_paths() -> None:
 
 
 def test_no_more_quotes_are_requested_if_no_paths_could_help() -> None:
-    controller, planner = LocalController(), QuotePlanner("cloud", 2e6)
+    controller, planner = LocalController(), QuotePlanner(2e6)
 
     def compute_bound(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001
         slow = [EdgeForecast(edge, (Option(1, "fp32", 1.0, 1.0, 0.1, 1e6, 1e6),), (0.0, 0.0)) for edge in EDGES]
         return plan_round(slow, offer, 4)
 
-    quoted = planner.plan(controller, compute_bound, EDGES, 0.75, None)
+    quoted = planner.plan(controller, compute_bound, SERVED, 0.75, None)
     assert quoted.quote_stats.quotes == len(controller.quote_requests) == 2

@@ -246,7 +246,7 @@ def test_a_plan_made_ahead_is_reserved_without_another_quote(bandwidth: Reserved
 def test_a_plan_made_ahead_for_other_edges_is_made_again(bandwidth: ReservedBandwidth, stub: Stub) -> None:
     bandwidth.acquire(plan_for)
     bandwidth.plan_ahead(plan_for)
-    bandwidth.add_edge("edge2", 7805)
+    bandwidth.add_edge(EdgeEndpoint("edge2", 7805))
     stub.quote_requests.clear()
     bandwidth.acquire(plan_for)
     assert stub.quote_requests
@@ -395,7 +395,7 @@ def test_a_lost_edge_releases_its_bandwidth_and_gets_bandwidth_after_rejoining(
     assert stub.reservation
     assert {flow["name"] for flow in stub.reservation["flows"]} == {"edge1-up", "edge1-down"}
     assert bandwidth.acquire(plan_present).up.keys() == {"edge1"}
-    bandwidth.add_edge("edge2", 7802)
+    bandwidth.add_edge(EdgeEndpoint("edge2", 7802))
     assert bandwidth.acquire(plan_present).up.keys() == {"edge1", "edge2"}
 
 

@@ -1,0 +1,136 @@
+"""The cloud on a Ray cluster whose three nodes are three hosts of an emulation: Ray's own traffic is on the management
+network, segments go over reserved flows to the node that computes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from machine.polling import wait_until
+from tests.network.conftest import EmulationCache, Network
+from tests.network.test_training import summary_of, train
+
+CLOUDS = "cloud", "cloud2", "cloud3"
+PORT = 6379
+STORE_BYTES = 80 * 2**20
+"""The least that Ray accepts."""
+
+MAP = """\
+name: clouds
+description: Three sites with an edge and a node of the cloud each; between the sites is little room.
+scale_mbps_per_gbps: 0.8
+mtu_bytes: 9000
+nodes:
+  - {name: s1, kind: switch, position_km: [0, 0]}
+  - {name: s2, kind: switch, position_km: [20, 0]}
+  - {name: s3, kind: switch, position_km: [10, 20]}
+  - {name: cloud, kind: cloud, position_km: [0, 2]}
+  - {name: cloud2, kind: cloud, position_km: [20, 2]}
+  - {name: cloud3, kind: cloud, position_km: [10, 22]}
+  - {name: edge1, kind: edge, position_km: [-2, 0], cpu_share: 0.4}
+  - {name: edge2, kind: edge, position_km: [22, 0], cpu_share: 0.4}
+  - {name: edge3, kind: edge, position_km: [12, 20], cpu_share: 0.4}
+links:
+  - {ends: [s1, s2], length_km: 20, channel_rate_gbps: 20}
+  - {ends: [s2, s3], length_km: 22, channel_rate_gbps: 20}
+  - {ends: [s3, s1], length_km: 22, channel_rate_gbps: 20}
+  - {ends: [cloud, s1], length_km: 2, channel_rate_gbps: 100}
+  - {ends: [cloud2, s2], length_km: 2, channel_rate_gbps: 100}
+  - {ends: [cloud3, s3], length_km: 2, channel_rate_gbps: 100}
+  - {ends: [edge1, s1], length_km: 2, channel_rate_gbps: 100}
+  - {ends: [edge2, s2], length_km: 2, channel_rate_gbps: 100}
+  - {ends: [edge3, s3], length_km: 2, channel_rate_gbps: 100}
+"""
+
+
+@pytest.fixture
+def clouds(emulation_cache: EmulationCache, tmp_path: Path) -> Iterator[Network]:
+    """A running emulation of MAP."""
+    path = tmp_path / "clouds.yaml"
+    path.write_text(MAP)
+    yield emulation_cache.bring_up(tmp_path / "start.log", str(path))
+    emulation_cache.end()
+
+
+@contextlib.contextmanager
+def ray_nodes(network: Network, logs: Path) -> Iterator[str]:
+    """Have every host of the cloud be a node of a Ray cluster within the block; its address, where the loop runs."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
+        Path(directory, "ray").mkdir()
+        head = f"{network.note.host(CLOUDS[0]).management_ip}:{PORT}"
+        nodes: list[subprocess.Popen[bytes]] = []
+        try:
+            for name in CLOUDS:
+                where = [f"--address={head}"] if nodes else ["--head", f"--port={PORT}", "--include-dashboard=false"]
+                command = network.command_in(name, [
+                    sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *where,
+                    f"--node-ip-address={network.note.host(name).management_ip}", "--num-cpus=1",
+                    f"--object-store-memory={STORE_BYTES}"])
+                log = logs / f"ray-{name}.log"
+                with log.open("wb") as output:
+                    nodes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                                  env={**os.environ, "RAY_TMPDIR": directory}, start_new_session=True))
+                if len(nodes) == 1:
+                    wait_until(lambda log=log: "To add another node" in log.read_text(), 60)  # type: ignore[misc]
+            yield head
+        finally:
+            for node in reversed(nodes):
+                node.terminate()
+            for node in reversed(nodes):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    node.wait(20)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
+        wait_until(lambda: not processes_of(directory), 30)
+
+
+def processes_of(directory: str) -> list[str]:
+    """Return the command lines of all processes that were started with this directory of Ray."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"RAY_TMPDIR={directory}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def flows_of(api: httpx.Client, reservation: str) -> dict[str, list[Any]]:
+    """Return the paths of a reservation's flows."""
+    return {flow["name"]: flow["path"] for flow in api.get(f"/v1/reservations/{reservation}").json()["flows"]}
+
+
+def test_three_nodes_train_over_flows_that_are_reserved_to_each(clouds: Network, tmp_path: Path) -> None:
+    with ray_nodes(clouds, tmp_path) as address:
+        done = train(tmp_path, "--ray", address, "--ray-workers", "3", "--cuts", "2,2,2")
+    assert done.returncode == 0, done.stderr + "".join(log.read_text() for log in tmp_path.glob("ray-*.log"))
+    (directory,) = (tmp_path / "runs").iterdir()
+    events = [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
+    sentences = [event["sentence"] for event in events if event["event"] == "said"]
+    found = [re.search(r"listens on ([\d.]+):\d+ \((\w+)\)\.", sentence) for sentence in sentences]
+    listening = {match[2]: match[1] for match in found if match is not None}
+    assert listening == {name: clouds.topology.ip(name) for name in CLOUDS}
+    summary = summary_of(tmp_path / "runs")
+    assert summary["promises"]["made"] == 2 * 2 * 3 * 2
+    for row in summary["rounds"]:
+        assert {edge["edge"]: edge["node"] for edge in row["edges"]} == dict(zip(
+            ("edge1", "edge2", "edge3"), CLOUDS, strict=True))
+        assert len({edge["worker"] for edge in row["edges"]}) == 3
+        paths = flows_of(clouds.api, row["reservation"]["id"])
+        for number, name in enumerate(CLOUDS, 1):
+            assert paths[f"edge{number}-up"] == [f"edge{number}", f"s{number}", name]
+            assert paths[f"edge{number}-down"] == [name, f"s{number}", f"edge{number}"]
+    assert sum(link["reserved_bps"] for link in clouds.api.get("/v1/network").json()["links"]) == 0
