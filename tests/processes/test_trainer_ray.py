@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.processes.test_trainer_frozen import own_data, settings_of
 from tests.processes.training import free_ports, training_processes
 
 FLAGS = ("--rounds", "3", "--steps", "2", "--batch", "16", "--micro", "2", "--average-every", "1", "--cuts", "2,7;3,5",
@@ -82,4 +83,27 @@ def test_workers_make_secure_sums_of_edges_with_tokens_and_a_killed_run_goes_on_
             assert run.finish() == 0, run.logs()
             models.append(load_file(run.run / "model.safetensors"))
     assert models[0].keys() == models[1].keys()
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_segments_that_workers_keep_are_sent_once(tmp_path: Path, cluster: str) -> None:
+    """As are those of held-out samples, on which the workers evaluate; model and metrics are those of one process."""
+    data = own_data(tmp_path)
+    flags = (*settings_of(data, [[2, 1]] * 6, 16), "--average-every", "2", "--quiet")
+    models, summaries = [], []
+    for name, workers in ("alone", ()), ("workers", ("--ray", cluster, "--ray-workers", "2")):
+        with training_processes(tmp_path / name, 2, (*flags, *workers), edge_flags=("--data", data)) as run:
+            run.start_cloud()
+            run.start_edges()
+            assert run.finish() == 0, run.logs()
+            models.append(load_file(run.run / "model.safetensors"))
+            summaries.append(run.summary())
+            assert [event["edges"] for event in run.events() if event["event"] == "held_out_kept"] == [
+                ["edge1", "edge2"]]
+    alone, by_workers = ([[(edge["edge"], edge["saved_bytes"], edge["loss"]) for edge in row["edges"]]
+                          for row in summary["rounds"]] for summary in summaries)
+    assert by_workers == alone
+    assert all(saved_bytes > 0 for _, saved_bytes, _ in by_workers[-1])
+    assert [row["metric"] for row in summaries[1]["rounds"]] == [row["metric"] for row in summaries[0]["rounds"]]
+    assert summaries[1]["confusion"] == summaries[0]["confusion"]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())

@@ -53,8 +53,8 @@ class Workers(Protocol):
     def nodes(self) -> dict[str, str]:
         """The node of the cloud on which each worker is."""
 
-    def place(self, places: Mapping[str, str], recipe: messages.Prepare) -> None:
-        """Assign a worker to every edge; all workers build the model."""
+    def place(self, places: Mapping[str, str], recipe: messages.Prepare, keep_bytes: int) -> None:
+        """Assign a worker to every edge; all workers build the model. `keep_bytes`: of all for kept segments."""
 
     def expect(self, edge: str) -> RemoteConnection:
         """Have an edge's worker expect it; an edge whose worker is lost gets another one.
@@ -193,14 +193,14 @@ class EdgeManager:
             return self._changed.wait_for(lambda: len(self._joined) == number, max(0.0, timeout_s))
 
     def move_to_workers(
-        self, places: Mapping[str, str], recipe: messages.Prepare, timeout_s: float, quorum: int
+        self, places: Mapping[str, str], recipe: messages.Prepare, keep_bytes: int, timeout_s: float, quorum: int
     ) -> None:
-        """Send every edge to its worker; one that does not arrive there is dropped.
+        """Send every edge to its worker; one that does not arrive there is dropped. `keep_bytes`: as for `place`.
 
         Raises: QuorumError if fewer than the quorum arrive.
         """
         assert self.workers is not None
-        self.workers.place(places, recipe)
+        self.workers.place(places, recipe, keep_bytes)
         moving = []
         for session in self.sessions:
             before, link = session.connection, self.workers.expect(session.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,21 +10,29 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from trainer.cloud import edge_checks
 from trainer.cloud.edge_session import EdgeSession
-from trainer.cloud.kept_segments import KeptSegments
+from trainer.cloud.kept_segments import KeepingSpace, KeptElsewhere, KeptSegments
 from trainer.config.objectives import Objective
 from trainer.data.dataset import batch_indices
+from trainer.errors import DivergedError
 from trainer.models.boundary import Boundary, has_gradients
 from trainer.models.building import BuiltModel, build_model, random_batch
 from trainer.models.frozen import copy_sharing
 from trainer.models.layer_checks import check_layers
-from trainer.models.objective import build_loss
+from trainer.models.objective import build_loss, confusion_counts, metric_sums
 from trainer.models.rng import draws_random
 from trainer.models.shared_trunk import joint_layers
 from trainer.models.split_model import MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
+from trainer.models.values import to_device
+from trainer.protocol import messages, segments
+from trainer.protocol.codec import Codec
 from trainer.protocol.messages import Prepare
 from trainer.records.checkpoint import Checkpoint
+
+EVALUATION_SAMPLES = 256
+"""Held-out samples that are counted at once; bounds the memory of the activations."""
 
 
 @dataclass
@@ -45,8 +54,8 @@ class EdgeReplica:
     joint: Sequence[bool] = ()
     integers: tuple[int, int] | None = None
     max_cut: int | None = None
-    kept: KeptSegments | None = None
-    held_out: KeptSegments | None = None
+    kept: KeptSegments | KeptElsewhere | None = None
+    held_out: KeptSegments | KeptElsewhere | None = None
 
     @property
     def name(self) -> str:
@@ -152,6 +161,66 @@ class EdgeReplica:
         """
         check_layers(self.model.stage, range(min(self.cut, cut), self.cut), arriving, max_steps)
         self.model.move_cut(cut, arriving)
+
+    def keeping_room_bytes(self, space: KeepingSpace) -> int:
+        """Return how many bytes of segments can be kept further."""
+        return space.room_bytes
+
+    def keep(self, cut: int, used: Codec, space: KeepingSpace) -> None:
+        """Keep the segments at a cut in a codec from now on.
+
+        Raises: OSError, RuntimeError if there is no space for them.
+        """
+        self.kept = KeptSegments(cut, self.boundaries[cut], used, self.session.request.samples, space)
+
+    def drop_kept(self) -> None:
+        """Keep no segments any more."""
+        if self.kept is not None:
+            self.kept.release()
+            self.kept = None
+
+    def keep_held_out(self, space: KeepingSpace) -> None:
+        """Make room for the segments of the held-out samples, as those in training are kept.
+
+        Raises: OSError, RuntimeError if there is no space for them.
+        """
+        if self.held_out is not None:
+            self.held_out.release()
+            self.held_out = None
+        assert self.kept is not None
+        self.held_out = KeptSegments(self.cut, self.boundary, self.kept.codec, self.session.held_out, space)
+
+    def add_held_out(self, rows: Tensor, tensors: Mapping[str, Tensor]) -> None:
+        """Keep segments of held-out samples that have arrived.
+
+        Raises: ProtocolError.
+        """
+        kept = self.held_out
+        assert isinstance(kept, KeptSegments)
+        values = segments.decode_segment("segment", tensors, self.boundary, len(rows), kept.codec)
+        edge_checks.check_names(tensors, [*segments.segment_names("segment", self.boundary, kept.codec), "labels"])
+        edge_checks.check_values(values, self.integers if self.cut == 0 else None)
+        kept.add(rows, tensors, edge_checks.labels_of(tensors, len(rows), self.classes, self.objective))
+        kept.sent.take([rows])
+
+    def evaluate_held_out(self) -> messages.Evaluated:
+        """Return what the edge would count with the layers of its replica.
+
+        Raises: DivergedError if the metric is not finite.
+        """
+        kept, objective, classes = self.held_out, self.objective, self.classes
+        assert isinstance(kept, KeptSegments)
+        rows = torch.arange(self.session.held_out)
+        outputs = torch.cat([self.model.stage.evaluate(to_device(kept.values(part), self.device), self.cut).cpu()
+                             for part in torch.split(rows, EVALUATION_SAMPLES)])
+        targets = kept.targets(rows)
+        sums = metric_sums(objective, outputs, targets)
+        if not all(map(math.isfinite, sums)):
+            raise DivergedError(f"The {objective.metric} of the global model is not finite: training has diverged. "
+                                "Lower --learning-rate.")
+        shown = objective.target_shape is None and classes <= messages.MAX_CONFUSION_CLASSES
+        confusion = confusion_counts(outputs, targets, classes) if shown else []
+        return messages.Evaluated(sums=tuple(sums), total=len(rows), confusion=tuple(confusion))
 
     def layers_to_restore(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the whole model with the optimizer state of only those layers that the edge trains."""

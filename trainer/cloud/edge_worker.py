@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -18,8 +20,10 @@ from torch import Tensor
 from trainer.cloud.edge_acceptor import EdgeAcceptor, JoinRefusedError
 from trainer.cloud.edge_replica import EdgeReplica, build_replica, build_shared
 from trainer.cloud.edge_session import EdgeFailed, EdgeSession
+from trainer.cloud.kept_segments import KeepingSpace
 from trainer.cloud.server_step import ServerStep, StepPlan
 from trainer.cloud.step_timing import StepTransfers
+from trainer.cloud.worker_events import Connected, StepFinished, WorkerEvent
 from trainer.errors import ConnectionLostError, ProtocolError, TrainingFailedError
 from trainer.models.building import BuiltModel
 from trainer.models.device import select_device
@@ -27,30 +31,13 @@ from trainer.models.frozen import digest
 from trainer.plugins import describe_error
 from trainer.processes.malloc import retain_freed_memory
 from trainer.protocol import framing, messages
+from trainer.protocol.codec import Codec
 from trainer.transport.connection import Connection, ConnectionEvent, Disconnected, ReceivedFrame
 from trainer.transport.credentials import TransportCredentials
 from trainer.transport.inbox import Inbox
 from trainer.transport.pacing import SentFrame
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """An edge has connected: payload bytes of a full packet, and whether it uses TLS."""
-
-    mss_bytes: int
-    uses_tls: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StepFinished:
-    """An edge's step is complete."""
-
-    transfers: StepTransfers
-
-
-WorkerEvent = Connected | StepFinished | ConnectionEvent | EdgeFailed
 
 
 @dataclass(eq=False)
@@ -62,6 +49,7 @@ class _Edge:
     limits: framing.FrameLimits
     session: EdgeSession | None = None
     update: Mapping[str, Tensor] | None = None
+    held_out: Mapping[str, Tensor] | None = None
 
     @property
     def connection(self) -> Connection:
@@ -86,10 +74,11 @@ class EdgeWorker:
         self._replicas: dict[str, EdgeReplica] = {}
         self._step: ServerStep | None = None
         self._lock = threading.RLock()
-        self._inbox: Inbox[_Edge, ReceivedFrame] = Inbox()
+        self._inbox: Inbox[_Edge | None, ReceivedFrame | None] = Inbox()
         self._events: Inbox[str, tuple[str, int, WorkerEvent]] = Inbox(limit_items=2**30)
         self._recipe: messages.Prepare
         self._built: BuiltModel
+        self._space: KeepingSpace
         self._acceptor = EdgeAcceptor((host, 0), credentials, self._admit)
         self.port = self._acceptor.port
         threading.Thread(target=self._compute, daemon=True).start()
@@ -103,13 +92,16 @@ class EdgeWorker:
             item = self._events.get(0.0)
         return found
 
-    def prepare(self, recipe: messages.Prepare) -> None:
+    def prepare(self, recipe: messages.Prepare, keep_bytes: int) -> None:
         """Build the model that the replicas of all edges are copies of.
+
+        `keep_bytes`: memory for kept segments; beyond that they are in the directory for temporary files.
 
         Raises: TrainingFailedError if its frozen values are not those of the training loop.
         """
         with self._lock:
             self._recipe, self._built = recipe, build_shared(recipe, self._device)
+            self._space = KeepingSpace(keep_bytes, Path(gettempdir()))
             if digest(self._built.layers, self._built.unchanging) != recipe.frozen_digest:
                 raise TrainingFailedError(f"The frozen values of {recipe.model} in a worker are not those of the "
                                           "cloud; all machines must load the same.")
@@ -183,7 +175,10 @@ class EdgeWorker:
     def _begin(self, edge: _Edge, plan: StepPlan, transfers: StepTransfers) -> None:
         if self._step is None or self._step.plan.serial != plan.serial:
             self._step = ServerStep(plan, self._replicas, self._answer, self._give_up)
+        had_ready = self._step.has_ready
         self._step.add(self._replica(edge), transfers)
+        if self._step.has_ready and not had_ready:  # segments that were kept
+            self._inbox.put(None, None)
 
     def _load_model(self, edge: _Edge, model: Mapping[str, Tensor]) -> None:
         self._replica(edge).load_model(model)
@@ -191,6 +186,29 @@ class EdgeWorker:
     def _restore(self, edge: _Edge, layers: Mapping[str, Tensor], cut: int) -> None:
         self._build(edge)
         self._replica(edge).restore_layers(layers, cut)
+
+    def _room_bytes(self, _edge: _Edge) -> int:
+        return self._space.room_bytes
+
+    def _keep(self, edge: _Edge, cut: int, used: Codec, data_order: int) -> None:
+        replica = self._replica(edge)
+        replica.session.data_order = data_order
+        replica.keep(cut, used, self._space)
+
+    def _drop_kept(self, edge: _Edge) -> None:
+        self._replica(edge).drop_kept()
+
+    def _keep_held_out(self, edge: _Edge) -> None:
+        self._replica(edge).keep_held_out(self._space)
+
+    def _add_held_out(self, edge: _Edge, rows: Tensor) -> None:
+        if edge.held_out is None:
+            raise ProtocolError("it sent no segments of held-out samples.")
+        tensors, edge.held_out = edge.held_out, None
+        self._replica(edge).add_held_out(rows, tensors)
+
+    def _evaluate_held_out(self, edge: _Edge) -> messages.Evaluated:
+        return self._replica(edge).evaluate_held_out()
 
     def _merged_layers(self, edge: _Edge, max_steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if edge.update is None:
@@ -222,6 +240,9 @@ class EdgeWorker:
         elif isinstance(inbound.frame.message, messages.ModelUpdate):
             edge.update = inbound.frame.tensors  # the layers stay here until they are merged
             self._tell(edge, replace(inbound, frame=replace(inbound.frame, tensors={})))
+        elif isinstance(inbound.frame.message, messages.HeldOut):
+            edge.held_out = inbound.frame.tensors
+            self._tell(edge, replace(inbound, frame=replace(inbound.frame, tensors={})))
         else:
             self._tell(edge, inbound)
 
@@ -230,12 +251,13 @@ class EdgeWorker:
         while True:
             step = self._step
             item = self._inbox.get(time.monotonic() if step is not None and step.has_ready else None)
+            edge, received = (None, None) if item is None else item
             with self._lock:
-                if item is None:
+                if edge is None or received is None:
                     if self._step is step and step is not None:
                         self._guarded(None, step.train_ready)
-                elif self._edges.get(item[0].name) is item[0]:
-                    self._handle(*item)
+                elif self._edges.get(edge.name) is edge:
+                    self._handle(edge, received)
 
     def _handle(self, edge: _Edge, received: ReceivedFrame) -> None:
         step = self._step
@@ -282,7 +304,3 @@ class EdgeWorker:
 
     def _tell(self, edge: _Edge, event: WorkerEvent) -> None:
         self._events.put(edge.name, (edge.name, edge.ticket, event))
-
-
-CredentialsLoader = Callable[[], TransportCredentials]
-"""Loads the credentials of a node on the machine of its worker."""

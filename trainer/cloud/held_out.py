@@ -6,25 +6,20 @@ averaging, and the edge needs neither the global model nor any computing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
-from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
+from trainer.cloud.kept_segments import KeepingSpace
 from trainer.config.settings import RunSettings
-from trainer.errors import DivergedError, ProtocolError
+from trainer.errors import ConnectionLostError, ProtocolError
 from trainer.models.building import random_batch
-from trainer.models.objective import confusion_counts, metric_sums
-from trainer.models.values import tensors_of, to_device
+from trainer.models.values import tensors_of
 from trainer.protocol import messages, segments
 from trainer.records.run_record import RunRecord
 
-EVALUATION_SAMPLES = 256
-"""Held-out samples that are counted at once; bounds the memory of the activations."""
 TRIAL_SAMPLES = 2
 
 
@@ -88,6 +83,8 @@ class HeldOutSegments:
                 size += received.frame.size_bytes
                 try:
                     self._take(by_name[session.name], message, received.frame.tensors, first)
+                except ConnectionLostError as error:
+                    self._edge_manager.drop(session, str(error))
                 except ProtocolError as error:
                     self._edge_manager.exclude(session, f"it sent a HeldOut that is not possible: {error}")
             first += self._recipe.batch
@@ -95,53 +92,34 @@ class HeldOutSegments:
             self._record.event("held_out_kept", edges=[replica.name for replica in missing], bytes=size)
         return [replica for replica in replicas if replica.has_held_out]
 
-    def evaluate(self, replica: EdgeReplica) -> messages.Evaluated:
-        """Return what the edge would count with the layers of its replica.
+    def evaluate(self, replicas: Sequence[EdgeReplica]) -> list[messages.Evaluated]:
+        """Return what these edges would count; one whose worker is lost is left out.
 
         Raises: DivergedError if the metric is not finite.
         """
-        kept, objective, classes = replica.held_out, self._recipe.objective, self._recipe.classes
-        assert kept is not None
-        rows = torch.arange(replica.session.held_out)
-        outputs = torch.cat([
-            replica.model.stage.evaluate(to_device(kept.values(part), replica.device), replica.cut).cpu()
-            for part in torch.split(rows, EVALUATION_SAMPLES)])
-        targets = kept.targets(rows)
-        sums = metric_sums(objective, outputs, targets)
-        if not all(map(math.isfinite, sums)):
-            raise DivergedError(f"The {objective.metric} of the global model is not finite: training has diverged. "
-                                "Lower --learning-rate.")
-        shown = objective.target_shape is None and classes <= messages.MAX_CONFUSION_CLASSES
-        confusion = confusion_counts(outputs, targets, classes) if shown else []
-        return messages.Evaluated(sums=tuple(sums), total=len(rows), confusion=tuple(confusion))
+        counts = []
+        for replica in replicas:
+            try:
+                counts.append(replica.evaluate_held_out())
+            except ConnectionLostError as error:
+                self._edge_manager.drop(replica.session, str(error))
+        return counts
 
     def _allocate(self, replica: EdgeReplica) -> bool:
         """Make room for an edge's held-out segments; return whether there is."""
-        assert replica.kept is not None
-        if replica.held_out is not None:
-            replica.held_out.release()
         try:
-            replica.held_out = KeptSegments(replica.cut, replica.boundary, replica.kept.codec,
-                                            replica.session.held_out, self._space)
-        except (OSError, RuntimeError):
-            replica.held_out = None
-        return replica.held_out is not None
+            replica.keep_held_out(self._space)
+        except (OSError, RuntimeError, ConnectionLostError):
+            return False
+        return True
 
     def _take(
         self, replica: EdgeReplica, message: messages.HeldOut, tensors: Mapping[str, torch.Tensor], first: int
     ) -> None:
         """Keep segments that have arrived.
 
-        Raises: ProtocolError.
+        Raises: ProtocolError, ConnectionLostError.
         """
-        kept = replica.held_out
-        assert kept is not None
         if message.first != first:
             raise ProtocolError(f"it begins with sample {message.first}; it must begin with {first}.")
-        rows = torch.arange(first, min(first + self._recipe.batch, replica.session.held_out))
-        values = segments.decode_segment("segment", tensors, replica.boundary, len(rows), kept.codec)
-        edge_checks.check_names(tensors, [*segments.segment_names("segment", replica.boundary, kept.codec), "labels"])
-        edge_checks.check_values(values, replica.integers if replica.cut == 0 else None)
-        targets = edge_checks.labels_of(tensors, len(rows), replica.classes, replica.objective)
-        kept.add(rows, tensors, targets)
-        kept.sent.take([rows])
+        replica.add_held_out(torch.arange(first, min(first + self._recipe.batch, replica.session.held_out)), tensors)

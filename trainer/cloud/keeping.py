@@ -35,7 +35,8 @@ class Keeping:
 
         Of a cut at which segments are kept already, only the codec of these is left.
         """
-        options = [self._over_all_rounds(option, replica, number) for option in forecast.options
+        room_bytes = replica.keeping_room_bytes(self.space)
+        options = [self._over_all_rounds(option, replica, number, room_bytes) for option in forecast.options
                    if not self._is_other_codec(option, replica)]
         return replace(forecast, options=tuple(options) or forecast.options)
 
@@ -57,22 +58,20 @@ class Keeping:
         option = replace(option, forward_s=share * forward_s, up_bits=up_bits + option.tail_up_bits)
         return replace(forecast, options=(option,))
 
-    def _over_all_rounds(self, option: Option, replica: EdgeReplica, number: int) -> Option:
+    def _over_all_rounds(self, option: Option, replica: EdgeReplica, number: int, room_bytes: int) -> Option:
         samples = replica.session.request.samples
         missing = samples - self._sent(replica, option.cut, option.codec).count
         visits = (self.rounds - number + 1) * self.steps * replica.batch
         # The order of mini-batches changes with more samples, and a tail takes its micro-batches in order.
         if replica.session.request.collects or isinstance(replica.model, MiddleModel):
             return option
-        if not self.constant[option.cut] or missing >= visits or not self._has_room(option, replica, samples):
+        size = samples * row_bytes(self.boundaries[option.cut], option.codec)
+        has_room = _has_kept(replica, option.cut, option.codec) or size <= room_bytes
+        if not self.constant[option.cut] or missing >= visits or not has_room:
             return option
         share = missing / visits
         up_bits = share * (option.up_bits - option.tail_up_bits) + option.tail_up_bits
         return replace(option, forward_s=share * option.forward_s, up_bits=up_bits, keep=True)
-
-    def _has_room(self, option: Option, replica: EdgeReplica, samples: int) -> bool:
-        return _has_kept(replica, option.cut, option.codec) or self.space.has_room(
-            samples * row_bytes(self.boundaries[option.cut], option.codec))
 
     def _sent(self, replica: EdgeReplica, cut: int, codec: Codec) -> SentSamples:
         if replica.kept is not None and _has_kept(replica, cut, codec):

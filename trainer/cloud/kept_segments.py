@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -57,9 +57,20 @@ class KeepingSpace:
         """Take back bytes of memory."""
         self.memory_bytes += size
 
-    def has_room(self, size: int) -> bool:
-        """Return whether so many bytes fit: into memory, or into half of what is free on the disk."""
-        return size <= max(self.memory_bytes, shutil.disk_usage(self.directory).free // 2)
+    @property
+    def room_bytes(self) -> int:
+        """Bytes that fit: into memory, or into half of what is free on the disk."""
+        return max(self.memory_bytes, shutil.disk_usage(self.directory).free // 2)
+
+
+@dataclass
+class KeptElsewhere:
+    """Which segments of an edge its worker keeps; `release`: has it drop them."""
+
+    cut: int
+    codec: Codec
+    sent: SentSamples
+    release: Callable[[], None]
 
 
 @dataclass

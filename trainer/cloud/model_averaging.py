@@ -164,8 +164,8 @@ class ModelAveraging:
         meanwhile, self._meanwhile = self._meanwhile, _nothing
         meanwhile()
         counts = self._collect_counts(others)
-        return counts + [self.held_out.evaluate(replica) for name, replica in in_cloud.items()
-                         if self._replicas.get(name) is replica]
+        return counts + self.held_out.evaluate([
+            replica for name, replica in in_cloud.items() if self._replicas.get(name) is replica])
 
     def _record_confusion(self, number: int, counts: Sequence[messages.Evaluated]) -> None:
         """Record the held-out samples of all edges by true and predicted class, if every edge counted them."""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.cloud.edge_worker import CredentialsLoader, EdgeWorker, WorkerEvent
+from trainer.cloud.edge_worker import EdgeWorker
+from trainer.cloud.worker_events import CredentialsLoader, WorkerEvent
 from trainer.errors import RayUnavailableError
 from trainer.protocol import messages
 
@@ -47,9 +48,9 @@ class WorkerActor:
         """Return the time on its machine."""
         return time.time()
 
-    def prepare(self, recipe: messages.Prepare) -> None:
-        """Build the model."""
-        self._worker.prepare(recipe)
+    def prepare(self, recipe: messages.Prepare, keep_bytes: int) -> None:
+        """Build the model; `keep_bytes`: memory for kept segments."""
+        self._worker.prepare(recipe, keep_bytes)
 
     def expect(self, edge: str, ticket: int) -> None:
         """Admit one connection of an edge."""

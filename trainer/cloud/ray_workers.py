@@ -19,10 +19,10 @@ from typing import Any, Self
 from torch import Tensor
 
 from trainer.cloud.edge_acceptor import JoinRefusedError
-from trainer.cloud.edge_worker import CredentialsLoader
 from trainer.cloud.ray_actor import BOOT_ID, POLL_S, RayError, RayTaskError, WorkerActor
 from trainer.cloud.ray_actor import ray_api as ray
 from trainer.cloud.remote_edge import RemoteConnection
+from trainer.cloud.worker_events import CredentialsLoader
 from trainer.errors import ConnectionLostError, RayUnavailableError
 from trainer.protocol import messages
 from trainer.transport.clock_sync import PingTimes, best_offset_s
@@ -92,9 +92,9 @@ class RayWorker:
             raise ConnectionLostError(f"{self.name} of the cloud was lost.") from error
         return link
 
-    def prepare(self, recipe: messages.Prepare) -> Any:
-        """Build the model; returns what `ray.get` waits for."""
-        return self._actor.prepare.remote(recipe)
+    def prepare(self, recipe: messages.Prepare, keep_bytes: int) -> Any:
+        """Build the model; returns what `ray.get` waits for. `keep_bytes`: for kept segments."""
+        return self._actor.prepare.remote(recipe, keep_bytes)
 
     def tell(self, edge: str, ticket: int, method: str, *arguments: Any) -> None:
         """Call a method for an edge without waiting; calls are carried out in order."""
@@ -241,13 +241,14 @@ class RayWorkers:
         """The node of the cloud on which each worker is."""
         return {worker.name: worker.node for worker in self.workers}
 
-    def place(self, places: Mapping[str, str], recipe: messages.Prepare) -> None:
-        """Assign a worker to every edge; all workers build the model.
+    def place(self, places: Mapping[str, str], recipe: messages.Prepare, keep_bytes: int) -> None:
+        """Assign a worker to every edge; all workers build the model and get a part of `keep_bytes`.
 
         Raises: RayUnavailableError if a worker is lost.
         """
         try:
-            ray.get([worker.prepare(recipe) for worker in self.workers], timeout=CALL_TIMEOUT_S)
+            share = keep_bytes // len(self.workers)
+            ray.get([worker.prepare(recipe, share) for worker in self.workers], timeout=CALL_TIMEOUT_S)
         except RayTaskError as error:
             raise error.cause from error
         except RayError as error:

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeEvent, EdgeFailed
-from trainer.cloud.edge_worker import Connected, StepFinished, WorkerEvent
-from trainer.cloud.server_step import ServerStep
+from trainer.cloud.kept_segments import KeepingSpace, KeptElsewhere
 from trainer.cloud.step_timing import StepTransfers
-from trainer.errors import ConnectionLostError, ProtocolError
+from trainer.cloud.worker_events import Connected, StepFinished, WorkerEvent
+from trainer.data.sending import SentSamples
+from trainer.errors import ConnectionLostError
 from trainer.protocol import framing, messages
+from trainer.protocol.codec import Codec
 from trainer.records.checkpoint import Checkpoint
 from trainer.transport.connection import Disconnected, ReceivedFrame
 from trainer.transport.pacing import DEFAULT_MSS, SentFrame
@@ -188,7 +190,7 @@ class RemoteReplica(EdgeReplica):
 
     @property
     def _link(self) -> RemoteConnection:
-        return _link_of(self)
+        return link_of(self)
 
     def build(self, model: Mapping[str, Tensor]) -> None:
         """Build it in the worker, with these values of all that is trained."""
@@ -225,6 +227,48 @@ class RemoteReplica(EdgeReplica):
         self._link.tell("restore", dict(checkpoint.layers_of(self.name)), cut)
         self.model.stage.first = cut
 
+    def keeping_room_bytes(self, space: KeepingSpace) -> int:  # noqa: ARG002 - they are kept by the worker
+        """Return how many bytes of segments its worker can keep further; 0 if it is lost."""
+        try:
+            return int(self._link.ask("room_bytes"))
+        except ConnectionLostError:
+            return 0
+
+    def keep(self, cut: int, used: Codec, space: KeepingSpace) -> None:  # noqa: ARG002
+        """Have the worker keep the segments.
+
+        Raises: OSError, RuntimeError if there is no space for them, ConnectionLostError.
+        """
+        self._link.ask("keep", cut, used, self.session.data_order)
+        self.kept = KeptElsewhere(cut, used, SentSamples(self.session.request.samples),
+                                  lambda: self._link.tell("drop_kept"))
+
+    def keep_held_out(self, space: KeepingSpace) -> None:  # noqa: ARG002
+        """Have the worker make room for the segments of the held-out samples.
+
+        Raises: OSError, RuntimeError if there is no space for them, ConnectionLostError.
+        """
+        assert self.kept is not None
+        self.held_out = None
+        self._link.ask("keep_held_out")
+        self.held_out = KeptElsewhere(self.cut, self.kept.codec, SentSamples(self.session.held_out), lambda: None)
+
+    def add_held_out(self, rows: Tensor, tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002 - the worker has them
+        """Have the worker keep the segments of held-out samples that it has received.
+
+        Raises: ProtocolError, ConnectionLostError.
+        """
+        self._link.ask("add_held_out", rows)
+        assert self.held_out is not None
+        self.held_out.sent.take([rows])
+
+    def evaluate_held_out(self) -> messages.Evaluated:
+        """Return what the edge would count, from its worker.
+
+        Raises: DivergedError, ConnectionLostError.
+        """
+        return cast(messages.Evaluated, self._link.ask("evaluate_held_out"))
+
     def merged_layers(
         self, from_edge: Mapping[str, Tensor], max_steps: int  # noqa: ARG002 - they are in the worker
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -242,34 +286,8 @@ class RemoteReplica(EdgeReplica):
         return cast(tuple[dict[str, Tensor], dict[str, Tensor]], self._link.ask("own_layers"))
 
 
-class RemoteStep(ServerStep):
-    """A step that workers compute."""
-
-    def add(self, replica: EdgeReplica, transfers: StepTransfers) -> None:
-        """Begin the step of an edge in its worker; it ends with the edge's StepDone."""
-        self.transfers[replica.name] = transfers
-        link = _link_of(replica)
-        link.tell("begin", self.plan, shifted(transfers, link.worker.offset_s))
-
-    def expected_frames(self, replica: EdgeReplica) -> int:
-        """Return the number of frames with segments and tail gradients that an edge sends in this step."""
-        return replica.micro_batches * (1 + replica.has_tail_gradients)
-
-    def awaits(self, message: messages.Message) -> bool:
-        """Return whether a message ends the step of an edge; its segments went to the worker."""
-        return isinstance(message, messages.StepDone) and message.step == self.plan.step
-
-    def handle(self, name: str, received: ReceivedFrame) -> None:
-        """Take over what the worker has recorded of an edge's complete step."""
-        del received
-        link = _link_of(self._replicas[name])
-        if link.finished is None:
-            self._give_up(self._replicas[name], ProtocolError(f"it completed step {self.plan.step} twice."))
-        else:
-            self.transfers[name], link.finished = link.finished, None
-
-
-def _link_of(replica: EdgeReplica) -> RemoteConnection:
+def link_of(replica: EdgeReplica) -> RemoteConnection:
+    """Return the connection of an edge that a worker serves."""
     return cast(RemoteConnection, replica.session.connection)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainer.cloud.edge_replica import EdgeReplica
+from trainer.cloud.kept_segments import KeptSegments
 from trainer.cloud.step_timing import StepTransfers
 from trainer.errors import ProtocolError
 from trainer.models.split_model import MiddleModel
@@ -45,7 +46,7 @@ class ReadyMicroBatch:
         if self.arrived is not None:
             return self.arrived
         kept, rows = self.replica.kept, self.rows
-        assert kept is not None and rows is not None
+        assert isinstance(kept, KeptSegments) and rows is not None
         return kept.values(rows), None if isinstance(self.replica.model, MiddleModel) else kept.targets(rows)
 
 
@@ -109,6 +110,7 @@ class StepSegments:
         if replica.kept is None:
             self._arrived.append(ReadyMicroBatch(replica, micro, (values, labels)))
             return
+        assert isinstance(replica.kept, KeptSegments)
         replica.kept.add(self._missing[replica.name][micro], tensors, labels)
         self._arrived.append(self._kept_one(replica, micro))
         if is_last:

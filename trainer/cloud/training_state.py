@@ -12,7 +12,7 @@ from trainer.cloud.edge_replica import EdgeReplica, build_replica
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.held_out import HeldOutSegments
 from trainer.cloud.keeping import Keeping
-from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
+from trainer.cloud.kept_segments import KeepingSpace
 from trainer.cloud.made_ahead import MadeAhead
 from trainer.cloud.model_averaging import ModelAveraging
 from trainer.cloud.preparation import Preparation, prepare
@@ -25,7 +25,7 @@ from trainer.cloud.step_timing import StepResult
 from trainer.config.objectives import SHARES
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
-from trainer.errors import ProtocolError, UsageError
+from trainer.errors import ConnectionLostError, ProtocolError, UsageError
 from trainer.models.device import select_device
 from trainer.models.frozen import initial_digest
 from trainer.models.server_optimizer import ServerState
@@ -120,7 +120,8 @@ class TrainingState:
         nodes = workers.nodes
         places = place_on_workers(settings, self.replicas, self._build_forecaster(self.recipe),
                                   len(self._preparation.costs), nodes, offers_to([*dict.fromkeys(nodes.values())]))
-        self._edge_manager.move_to_workers(places, self.recipe, settings.step_timeout_s, settings.quorum_in_training)
+        self._edge_manager.move_to_workers(places, self.recipe, int(settings.keep_memory_bytes),
+                                           settings.step_timeout_s, settings.quorum_in_training)
         model = next(iter(self.replicas.values())).initial_values()
         self.replicas = {session.name: self.replicas[session.name] for session in self._edge_manager.sessions}
         for replica in self.replicas.values():
@@ -216,8 +217,7 @@ class TrainingState:
 
     def _keeping(self) -> Keeping | None:
         settings, preparation = self._settings, self._preparation
-        never = settings.keep_segments == "never" or self._edge_manager.workers is not None
-        if never or not any(preparation.constant[1:]):
+        if settings.keep_segments == "never" or not any(preparation.constant[1:]):
             return None
         return Keeping(preparation.constant, preparation.boundaries, self._space, self.forecaster, settings.rounds,
                        settings.steps)
@@ -227,13 +227,12 @@ class TrainingState:
         kept = replica.kept
         if planned.keep and kept is not None and (kept.cut, kept.codec) == (planned.cut, planned.codec):
             return True
-        if kept is not None:
-            kept.release()
-            replica.kept = None
+        replica.drop_kept()
         if planned.keep:
             try:
-                replica.kept = KeptSegments(planned.cut, replica.boundaries[planned.cut], planned.codec,
-                                            replica.session.request.samples, self._space)
+                replica.keep(planned.cut, planned.codec, self._space)
+            except ConnectionLostError:  # its worker is lost, or it is
+                return False
             except (OSError, RuntimeError) as error:
                 self._record.event("said", sentence=f"The segments of {replica.name} cannot be kept ({error}); they "
                                                     "are sent anew in every epoch.")

@@ -10,7 +10,7 @@ from trainer.cloud.compute_pool import ComputePool
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeSession
-from trainer.cloud.remote_edge import RemoteStep
+from trainer.cloud.remote_step import RemoteStep
 from trainer.cloud.server_step import ServerStep, StepPlan
 from trainer.cloud.step_timing import Direction, StepResult, StepTransfers
 from trainer.config.stragglers import StragglerPolicy, step_deadline_s
