@@ -19,7 +19,7 @@ from trainer.cloud import edge_checks
 from trainer.cloud.edge_acceptor import EdgeAcceptor, JoinRefusedError
 from trainer.cloud.edge_session import EdgeConnection, EdgeEvent, EdgeFailed, EdgeSession
 from trainer.cloud.join_rules import JoinRules
-from trainer.cloud.remote_edge import RemoteConnection
+from trainer.cloud.remote_edge import RemoteConnection, StoredModel
 from trainer.errors import (
     ConnectionLostError,
     ModelFailedError,
@@ -55,6 +55,12 @@ class Workers(Protocol):
 
     def place(self, places: Mapping[str, str], recipe: messages.Prepare, keep_bytes: int) -> None:
         """Assign a worker to every edge; all workers build the model. `keep_bytes`: of all for kept segments."""
+
+    def mean(self, models: Mapping[str, StoredModel], weights: Sequence[float]) -> dict[str, Tensor]:
+        """Average models that have stayed at the workers.
+
+        Raises: ModelsLostError.
+        """
 
     def expect(self, edge: str) -> RemoteConnection:
         """Have an edge's worker expect it; an edge whose worker is lost gets another one.

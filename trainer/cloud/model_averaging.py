@@ -13,6 +13,8 @@ from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.held_out import HeldOutSegments
 from trainer.cloud.private_averaging import PrivacyAccount, private_mean
+from trainer.cloud.remote_edge import ModelsLostError, StoredModel
+from trainer.cloud.remote_replica import RemoteReplica
 from trainer.cloud.secure_averaging import SecureAveraging
 from trainer.config.settings import RunSettings
 from trainer.errors import ConnectionLostError, ProtocolError
@@ -76,12 +78,17 @@ class ModelAveraging:
             return self._average_securely(number, last, rates)
         self._request_models(rates)
         models: dict[str, dict[str, Tensor]] = {}
+        stored: dict[str, StoredModel] = {}
         samples: dict[str, int] = {}
-        states = dict(last.states)
+        states, max_steps = dict(last.states), number * self._settings.steps
         for session, _, received in self._edge_manager.collect(messages.ModelUpdate, timeout_s):
+            replica = self._replicas[session.name]
             try:
-                models[session.name], states[session.name] = self._replicas[session.name].merged_layers(
-                    received.frame.tensors, number * self._settings.steps)
+                if isinstance(replica, RemoteReplica) and self._is_plain_mean:
+                    stored[session.name], states[session.name] = replica.merged_and_stored(max_steps)
+                else:
+                    models[session.name], states[session.name] = replica.merged_layers(received.frame.tensors,
+                                                                                       max_steps)
                 samples[session.name] = session.samples
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
@@ -90,7 +97,7 @@ class ModelAveraging:
         if self._privacy is not None:
             mean = self._private_mean(self._privacy, last.model, models, samples)
             return self._adopted(number, last, mean, states)
-        model, metric, server = self._evaluated_mean(number, last, models, samples)
+        model, metric, server = self._evaluated_mean(number, last, stored or models, samples)
         return self._averaged(model, metric, states, server)
 
     def _adopted(
@@ -134,7 +141,8 @@ class ModelAveraging:
         return self._adopted(number, last, result.model, {**last.states, **result.states})
 
     def _evaluated_mean(
-        self, number: int, last: Checkpoint, models: dict[str, dict[str, Tensor]], samples: Mapping[str, int]
+        self, number: int, last: Checkpoint, models: dict[str, dict[str, Tensor]] | dict[str, StoredModel],
+        samples: Mapping[str, int],
     ) -> tuple[dict[str, Tensor], float | None, ServerState]:
         """Return the global model, its metric and the server optimizer's state.
 
@@ -177,12 +185,32 @@ class ModelAveraging:
             self._record.describe(confusion={"round": number, "counts": rows})
 
     def _mean(
-        self, previous: Mapping[str, Tensor], models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]
+        self, previous: Mapping[str, Tensor], models: dict[str, dict[str, Tensor]] | dict[str, StoredModel],
+        samples: Mapping[str, int],
     ) -> dict[str, Tensor]:
+        """Return the mean; of stored models those that are lost are removed, and their edges dropped."""
         weights = self._said_weights({name: samples[name] for name in models})
+        here = {name: model for name, model in models.items() if not isinstance(model, StoredModel)}
+        stored = {name: model for name, model in models.items() if isinstance(model, StoredModel)}
+        if not stored:
+            settings = self._settings
+            return aggregate(settings.aggregate, list(here.values()), weights, previous, settings.tolerate,
+                             settings.clip_updates)
+        assert self._edge_manager.workers is not None
+        try:
+            return self._edge_manager.workers.mean(stored, weights)
+        except ModelsLostError as error:
+            for name in error.edges:
+                del models[name]
+                if name in self._replicas:
+                    self._edge_manager.drop(self._replicas[name].session, str(error))
+            return self._mean(previous, models, samples)
+
+    @property
+    def _is_plain_mean(self) -> bool:
+        """Whether a global model is the mean of all models, which no rule has to see one by one."""
         settings = self._settings
-        return aggregate(settings.aggregate, list(models.values()), weights, previous, settings.tolerate,
-                         settings.clip_updates)
+        return settings.aggregate == "mean" and settings.clip_updates is None and self._privacy is None
 
     def _server_step(
         self, last: Checkpoint, mean: Mapping[str, Tensor]

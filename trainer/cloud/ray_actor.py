@@ -7,13 +7,16 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from trainer.cloud.edge_worker import EdgeWorker
 from trainer.cloud.worker_events import CredentialsLoader, WorkerEvent
 from trainer.errors import RayUnavailableError
+from trainer.models.partial_mean import PartialMean, joined, mean_of, partial_mean
 from trainer.protocol import messages
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -59,6 +62,18 @@ class WorkerActor:
     def call(self, edge: str, ticket: int, method: str, *arguments: Any) -> Any:
         """Call a method for an edge; one that is not there any more counts as lost."""
         return self._worker.call(edge, ticket, method, *arguments)
+
+    def partial_mean(self, shares: list[float], *models: Mapping[str, Tensor]) -> PartialMean:
+        """Sum models by their shares."""
+        return partial_mean(models, shares)
+
+    def joined(self, one: PartialMean, other: PartialMean) -> PartialMean:
+        """Join two sums."""
+        return joined(one, other)
+
+    def mean_of(self, total: PartialMean) -> dict[str, Tensor]:
+        """Make a mean of the sum of all models."""
+        return mean_of(total)
 
     @ray.method(concurrency_group="events")
     def events(self) -> list[tuple[str, int, WorkerEvent]]:

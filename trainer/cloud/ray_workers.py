@@ -4,138 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import signal
 import socket
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import Tensor
 
 from trainer.cloud.edge_acceptor import JoinRefusedError
-from trainer.cloud.ray_actor import BOOT_ID, POLL_S, RayError, RayTaskError, WorkerActor
+from trainer.cloud.ray_actor import RayError, RayTaskError, WorkerActor
 from trainer.cloud.ray_actor import ray_api as ray
-from trainer.cloud.remote_edge import RemoteConnection
+from trainer.cloud.ray_worker import CALL_TIMEOUT_S, START_TIMEOUT_S, RayWorker, SharedTensors
+from trainer.cloud.remote_edge import ModelsLostError, RemoteConnection, StoredModel
 from trainer.cloud.worker_events import CredentialsLoader
 from trainer.errors import ConnectionLostError, RayUnavailableError
+from trainer.models.averaging import average, shares_of
 from trainer.protocol import messages
-from trainer.transport.clock_sync import PingTimes, best_offset_s
-from trainer.transport.connection import Disconnected
 
-log = logging.getLogger(__name__)
-
-START_TIMEOUT_S = 180.0
-"""Time for all workers to start: each imports torch."""
-CALL_TIMEOUT_S = 120.0
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a cluster of its own; Ray writes what is more to disk."""
 PROBE_TIMEOUT_S = 5.0
-PINGS = 8
-
-
-class SharedTensors:
-    """Tensors in the object store; what is used by several calls in a row is stored once."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Mapping[str, Tensor], Any] | None = None
-        self._lock = threading.Lock()
-
-    def reference(self, tensors: Mapping[str, Tensor]) -> Any:
-        """Return a reference to these tensors; the same for the same mapping as last time."""
-        with self._lock:
-            if self._last is None or self._last[0] is not tensors:
-                self._last = tensors, ray.put(dict(tensors))
-            return self._last[1]
-
-
-class RayWorker:
-    """One worker; implements `WorkerHandle`. `is_lost`: its process has ended."""
-
-    def __init__(self, name: str, actor: Any, shared: SharedTensors) -> None:
-        self.name = name
-        self.node = ""
-        self._actor = actor
-        host, port, machine, self.pid, boot_id = ray.get(actor.describe.remote(), timeout=START_TIMEOUT_S)
-        self.address = host, port
-        self.machine = machine
-        self.offset_s = 0.0 if boot_id == BOOT_ID.read_text() else self._measure_offset_s()
-        self.is_lost = False
-        self.links: dict[tuple[str, int], RemoteConnection] = {}
-        self.shared = shared.reference
-        threading.Thread(target=self._receive, daemon=True).start()
-
-    def _measure_offset_s(self) -> float:
-        times = []
-        for _ in range(PINGS):
-            sent_s = time.time()
-            worker_s = ray.get(self._actor.clock_s.remote(), timeout=CALL_TIMEOUT_S)
-            times.append(PingTimes(sent_s, worker_s, worker_s, time.time()))
-        return best_offset_s(times)
-
-    def expect(self, edge: str, ticket: int) -> RemoteConnection:
-        """Have the worker admit an edge from now on; return its connection.
-
-        Raises: ConnectionLostError if the worker is lost.
-        """
-        link = RemoteConnection(self, edge, ticket)
-        self.links = {key: other for key, other in self.links.items() if key[0] != edge} | {(edge, ticket): link}
-        try:
-            ray.get(self._actor.expect.remote(edge, ticket), timeout=CALL_TIMEOUT_S)
-        except RayError as error:
-            self.is_lost = True
-            raise ConnectionLostError(f"{self.name} of the cloud was lost.") from error
-        return link
-
-    def prepare(self, recipe: messages.Prepare, keep_bytes: int) -> Any:
-        """Build the model; returns what `ray.get` waits for. `keep_bytes`: for kept segments."""
-        return self._actor.prepare.remote(recipe, keep_bytes)
-
-    def tell(self, edge: str, ticket: int, method: str, *arguments: Any) -> None:
-        """Call a method for an edge without waiting; calls are carried out in order."""
-        self._actor.call.remote(edge, ticket, method, *arguments)
-
-    def ask(self, edge: str, ticket: int, method: str, *arguments: Any) -> Any:
-        """Call a method for an edge and return its result.
-
-        Raises: ConnectionLostError if the worker is lost, what the method raises.
-        """
-        try:
-            return ray.get(self._actor.call.remote(edge, ticket, method, *arguments), timeout=CALL_TIMEOUT_S)
-        except RayTaskError as error:
-            raise error.cause from error
-        except RayError as error:
-            raise ConnectionLostError(f"{self.name} of the cloud was lost.") from error
-
-    def close(self) -> None:
-        """End the worker after it has carried out all calls."""
-        if not self.is_lost:
-            with contextlib.suppress(RayError):
-                ray.get(self._actor.close.remote(), timeout=POLL_S)
-        self.is_lost = True
-        ray.kill(self._actor)
-
-    def _receive(self) -> None:
-        """Pass on events until the worker ends."""
-        while not self.is_lost:
-            try:
-                events = ray.get(self._actor.events.remote())
-            except Exception as error:  # noqa: BLE001 - whatever it is, the worker cannot be used any more
-                if not self.is_lost:
-                    log.warning("worker=%s lost=%r", self.name, str(error).partition("\n")[0])
-                    self.is_lost = True
-                    for link in list(self.links.values()):
-                        link.handle(Disconnected(f"{self.name} of the cloud (process {self.pid} on {self.machine}) "
-                                                 "was lost.", None))
-                return
-            for edge, ticket, event in events:
-                if (addressed := self.links.get((edge, ticket))) is not None:
-                    addressed.handle(event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +150,25 @@ class RayWorkers:
             by_name = {worker.name: worker for worker in self.workers}
             self._places = {edge: by_name[name] for edge, name in places.items()}
 
+    def mean(self, models: Mapping[str, StoredModel], weights: Sequence[float]) -> dict[str, Tensor]:
+        """Average stored models in a tree: every worker sums those of its edges, then sums are joined in pairs.
+
+        Raises: ModelsLostError if a node of the cluster is lost with models.
+        """
+        of_worker: dict[str, list[tuple[float, Any]]] = {}
+        for model, share in zip(models.values(), shares_of(weights), strict=True):
+            of_worker.setdefault(model.worker, []).append((share, model.stored))
+        sums = [(worker, worker.partial_mean(*zip(*of_worker[worker.name], strict=True)))
+                for worker in self.workers if worker.name in of_worker]
+        while len(sums) > 1:
+            pairs = zip(sums[::2], sums[1::2], strict=False)
+            sums = [(worker, worker.joined(one, other)) for (worker, one), (_, other) in pairs] + sums[len(sums) & ~1:]
+        ((worker, total),) = sums
+        try:
+            return cast(dict[str, Tensor], ray.get(worker.mean_of(total), timeout=CALL_TIMEOUT_S))
+        except RayError:  # a worker is lost; what it has stored may be left
+            return _mean_here(models, weights)
+
     def expect(self, edge: str) -> RemoteConnection:
         """Have an edge's worker expect it; an edge whose worker is lost gets the one with the fewest edges.
 
@@ -270,6 +182,22 @@ class RayWorkers:
                 with contextlib.suppress(ConnectionLostError):
                     return self._places[edge].expect(edge, next(self._tickets))
             raise JoinRefusedError("all workers of the cloud are lost.")
+
+
+def _mean_here(models: Mapping[str, StoredModel], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Average stored models in this process.
+
+    Raises: ModelsLostError if some are lost.
+    """
+    found, lost = [], []
+    for edge, model in models.items():
+        try:
+            found.append(ray.get(model.stored, timeout=CALL_TIMEOUT_S))
+        except RayError:
+            lost.append(edge)
+    if lost:
+        raise ModelsLostError(lost)
+    return average(found, weights)
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trainer.cloud.edge_replica import EdgeReplica
-from trainer.cloud.remote_edge import link_of, shifted
+from trainer.cloud.remote_edge import shifted
+from trainer.cloud.remote_replica import link_of
 from trainer.cloud.server_step import ServerStep
 from trainer.cloud.step_timing import StepTransfers
 from trainer.errors import ProtocolError

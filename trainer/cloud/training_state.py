@@ -18,7 +18,7 @@ from trainer.cloud.model_averaging import ModelAveraging
 from trainer.cloud.preparation import Preparation, prepare
 from trainer.cloud.private_averaging import PrivacyAccount
 from trainer.cloud.rehearsal import layer_seconds, shared_model
-from trainer.cloud.remote_edge import RemoteReplica
+from trainer.cloud.remote_replica import RemoteReplica
 from trainer.cloud.round_planning import check_min_cut, place_on_workers, plan_training_round
 from trainer.cloud.secure_averaging import value_names
 from trainer.cloud.step_timing import StepResult

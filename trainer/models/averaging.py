@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
+
+from trainer.models.partial_mean import mean_of, partial_mean
 
 
 def average(models: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
     """Return the weighted mean of parameters and buffers; whole numbers are rounded, of booleans the majority counts.
 
-    What is the same on all edges stays as it is. Sums in double precision, so that the result does not depend on the
-    order of the edges.
+    What is the same on all edges stays as it is. The result does not depend on the order of the edges.
     Source: McMahan et al. 2017, algorithm 1; Thapa et al. 2022 (SplitFedV1), which averages both parts.
     """
-    total = float(sum(weights))
+    shares = shares_of(weights)
     mean: dict[str, Tensor] = {}
-    for name, first in models[0].items():
-        values = [model[name] for model in models]
-        if all(torch.equal(first, value) for value in values[1:]):
-            mean[name] = first.clone()
-            continue
-        wide = torch.complex128 if first.is_complex() else torch.float64
-        weighted_sum = torch.zeros(first.shape, dtype=wide)
-        for value, weight in zip(values, weights, strict=True):
-            weighted_sum += value.to(wide) * (weight / total)
-        is_exact = first.is_floating_point() or first.is_complex()
-        mean[name] = (weighted_sum if is_exact else weighted_sum.round()).to(first.dtype)
+    for name in models[0]:  # one by one, because sums take four times as much memory
+        mean |= mean_of(partial_mean([{name: model[name]} for model in models], shares))
     return mean
+
+
+def shares_of(weights: Sequence[float]) -> list[float]:
+    """Return the share of every model in a mean with these weights."""
+    total = float(sum(weights))
+    return [weight / total for weight in weights]
 
 
 LARGEST_SHARE = 0.5
