@@ -36,7 +36,9 @@ HERE = Path(__file__).parents[1]
 EDGES = 8, 16, 32, 64
 SIMULATED_EDGES = 1000, 10_000
 WORKERS = 1, 2, 4, 8, 16, 32
+NODES = 1, 4
 CUTS, MICRO = 8, 8
+TRUNK_BPS = 10e9
 ROUNDS, STEPS = 3, 4
 SETTINGS: dict[str, tuple[str, ...]] = {
     "1 thread": ("--cloud-threads", "1"), "2 threads": ("--cloud-threads", "2"),
@@ -101,7 +103,7 @@ def forecasts(random: np.random.Generator, edges: int, cuts: int = CUTS) -> tupl
     backward = forward * random.uniform(1, 3, cuts)
     bits = 3e6 * np.exp(np.cumsum(random.normal(-3 / cuts, 0.4, cuts + 1)))
     found, paths = [], {}
-    usable = {"cloud": 40e9} | {f"trunk{number}": 10e9 for number in range(5)}
+    usable = {"cloud": 40e9} | {f"trunk{number}": TRUNK_BPS for number in range(5)}
     usable |= {f"access{number}": 2e9 for number in range(50)}
     for number in range(edges):
         name, slow = f"e{number}", float(random.lognormal(1.5, 0.5))
@@ -112,6 +114,26 @@ def forecasts(random: np.random.Generator, edges: int, cuts: int = CUTS) -> tupl
                    float(forward[cut:].sum() + backward[cut:].sum()), float(bits[cut]), float(bits[cut]))
             for cut in range(1, cuts)), (0.0,) * len(bits), 0.05))
     return found, Offer(paths, paths, usable, floor_bps=1e5)
+
+
+def towards(offer: Offer, nodes: int) -> dict[str, Offer]:
+    """Return the offers towards several nodes of the cloud, at one trunk each, which share the rate towards one.
+
+    Edges of another trunk cross a link between the trunks.
+    """
+    if nodes == 1:
+        return {"cloud": offer}
+    usable = {**offer.usable_bps, **{f"cloud{node}": offer.usable_bps["cloud"] / nodes for node in range(nodes)}}
+    found = {}
+    for node in range(nodes):
+        paths = {}
+        for edge, (own, access, trunk, _) in offer.up_links.items():
+            between = () if trunk == f"trunk{node}" else (f"{trunk}-trunk{node}",)
+            usable |= dict.fromkeys(between, TRUNK_BPS)
+            paths[edge] = (own, access, trunk, *between, f"cloud{node}")
+        found[f"cloud{node}"] = Offer(paths, {edge: path[::-1] for edge, path in paths.items()}, usable,
+                                      offer.floor_bps)
+    return found
 
 
 @click.command()
@@ -147,15 +169,17 @@ def main(
         small = measure(SMALL_MODEL_EDGES, SETTINGS["2 threads"], SMALL_MODEL)
         samples[f"measured_{SMALL_MODEL}"] = asdict(small)
         claims[f"rounds_per_s_{SMALL_MODEL}_{SMALL_MODEL_EDGES}"] = report.at_least(1e3 / small.round_ms, "/s", 1)
-    plans = Table("edges", "workers", "step, ms", "over bound", "planning, s", title="plans")
+    plans = Table("edges", "nodes", "workers", "step, ms", "over bound", "planning, s", title="plans")
     ratios = []
     for edges in () if runs_only else SIMULATED_EDGES[:1] if quick else SIMULATED_EDGES:
         round_forecasts, offer = forecasts(np.random.default_rng(edges), edges)
-        for workers in WORKERS:
+        for nodes, workers in [(nodes, workers) for nodes in NODES for workers in WORKERS if workers >= nodes]:
+            offers = towards(offer, nodes)
+            places = {f"w{number}": list(offers)[number % nodes] for number in range(workers)}
             began = time.perf_counter()
-            plan = assign_workers(round_forecasts, offer, MICRO, [f"w{number}" for number in range(workers)]).plan
+            plan = assign_workers(round_forecasts, offers, MICRO, places).plan
             ratios.append(plan.step_s / plan.proven_s)
-            plans.add_row(str(edges), str(workers), f"{1e3 * plan.step_s:.0f}", f"{ratios[-1]:.4f}",
+            plans.add_row(str(edges), str(nodes), str(workers), f"{1e3 * plan.step_s:.0f}", f"{ratios[-1]:.4f}",
                           f"{time.perf_counter() - began:.1f}")
     if ratios:
         claims["round_over_bound"] = report.at_most(max(ratios), "", 1.15)

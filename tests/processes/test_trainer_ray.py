@@ -100,10 +100,10 @@ def test_segments_that_workers_keep_are_sent_once(tmp_path: Path, cluster: str) 
             summaries.append(run.summary())
             assert [event["edges"] for event in run.events() if event["event"] == "held_out_kept"] == [
                 ["edge1", "edge2"]]
-    alone, by_workers = ([[(edge["edge"], edge["saved_bytes"]) for edge in row["edges"]]
-                          for row in summary["rounds"]] for summary in summaries)
+    alone, by_workers = [[[(edge["edge"], edge["saved_bytes"]) for edge in row["edges"]] for row in summary["rounds"]]
+                         for summary in summaries]
     assert by_workers == alone
-    assert all(saved_bytes > 0 for _, saved_bytes, _ in by_workers[-1])
+    assert all(saved_bytes > 0 for _, saved_bytes in by_workers[-1])
     assert [row["metric"] for row in summaries[1]["rounds"]] == [row["metric"] for row in summaries[0]["rounds"]]
     assert summaries[1]["confusion"] == summaries[0]["confusion"]
     for name, value in models[0].items():  # which kept micro-batches share a pass depends on time
