@@ -43,16 +43,15 @@ class CloudPlace:
     nodes: Mapping[str, str]
     reserves: bool
 
-    def node_of(self, worker: RayWorker) -> str:
-        """Return the node on which a worker is; without reservations one outside the map counts as at the loop's.
+    def node_of(self, worker: str, address: str) -> str:
+        """Return the node of the address on which a worker listens; without reservations an unknown one is the loop's.
 
         Raises: RayUnavailableError.
         """
-        address = worker.address[0]
         known = {self.host: self.name, **self.nodes}
         if address not in known and self.reserves:
             nodes = ", ".join(f"{name} at {ip}" for ip, name in known.items() if ip != "0.0.0.0")
-            raise RayUnavailableError(f"{worker.name} listens on {address}; reservations go to nodes of the cloud: "
+            raise RayUnavailableError(f"{worker} listens on {address}; reservations go to nodes of the cloud: "
                                       f"{nodes}. Start Ray on these, give --ray local, or --best-effort.")
         return known.get(address, self.name)
 
@@ -89,7 +88,7 @@ class RayWorkers:
             shared = SharedTensors()
             self.workers = [RayWorker(f"worker{place}", actor, shared) for place, actor in enumerate(actors, 1)]
             for worker in self.workers:
-                worker.node = place.node_of(worker)
+                worker.node = place.node_of(worker.name, worker.address[0])
         except BaseException as error:
             ray.shutdown()
             if isinstance(error, RayError):

@@ -48,6 +48,14 @@ def test_pair_and_metro_are_what_the_readme_says() -> None:
     assert metro.cross_traffic is not None
 
 
+def test_of_several_clouds_the_training_loop_runs_at_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text(map_path("pair").read_text().replace("{name: load2, kind: host", "{name: load2, kind: cloud"))
+    found = load_map(str(path))
+    assert [node.name for node in found.nodes if node.kind == "cloud"] == ["cloud", "load2"]
+    assert found.cloud == found.node("cloud")
+
+
 def test_identifiers_follow_the_order_of_the_file() -> None:
     metro = load_map("metro")
     assert [metro.datapath_id(node.name) for node in metro.switches] == [1, 2, 3, 4, 5, 6]
