@@ -21,7 +21,8 @@ def event_line(event: Fields) -> str | None:
     """Return what the terminal prints of an event; None of one that it shows otherwise, or not at all."""
     match event["event"]:
         case "gathered":
-            return f"{len(event['edges'])} edges requested training: {', '.join(event['edges'])}"
+            edges = event["edges"]
+            return f"{len(edges)} {'edge' if len(edges) == 1 else 'edges'} requested training: {', '.join(edges)}"
         case "collecting":
             return f"{event['edge']}: {event['sentence']}"
         case "collected":

@@ -14,6 +14,9 @@ Json = dict[str, Any]
 LEAST_SHARE = 0.002
 """Less than this share of the capacity, such as frames of the wiring check, counts as nothing."""
 
+LEAST_TOLD_BPS = 50_000.0
+"""A rate that is told has one decimal of a Mb/s."""
+
 
 @dataclass(frozen=True, slots=True)
 class FlowingSpan:
@@ -22,6 +25,11 @@ class FlowingSpan:
     name: str
     level: int
     rates_bps: Mapping[str, float]
+
+    @property
+    def flowing(self) -> dict[str, float]:
+        """The directions with a rate that is not 0.0 Mb/s."""
+        return {link: rate_bps for link, rate_bps in self.rates_bps.items() if rate_bps >= LEAST_TOLD_BPS}
 
 
 def flowing(network: Json | None, rates_bps: Mapping[str, float]) -> list[FlowingSpan]:

@@ -183,6 +183,7 @@ def sentence(event: Event) -> str:
         case "impostor":
             return f"A connection from {data['address']} claimed to be switch {data['switch']}; it was refused."
         case "reconcile":
-            counts = f"{data['missing']} missing, {data['wrong']} wrong, {data['foreign']} foreign entries"
-            return f"Switch {data['switch']} was read back: {counts}."
+            counts = ", ".join(f"{data[kind]} {kind}" for kind in ("missing", "wrong", "foreign") if data[kind])
+            found = f"{counts} entries" if counts else "all entries are there"
+            return f"Switch {data['switch']} was read back: {found}."
     return f"{event.kind}: " + ", ".join(f"{name} {value}" for name, value in data.items() if value is not None)
