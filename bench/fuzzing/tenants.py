@@ -33,9 +33,8 @@ SETTLE_S = (0.5, 1.5)
 POLL_INTERVAL_S = 0.4
 OUTAGE_S = (1.0, 5.0)
 FLOOD_FACTOR = 4
-GATE_S = 0.05
-"""By how much a gate may open late untold; datagrams before it are not promised."""
 WINDOW_GUARD_S = 0.03
+"""By how much before the end of its window a sender ends, as far as half of it allows: it may itself be late."""
 
 
 @dataclass
@@ -284,11 +283,7 @@ class Tenants:
                 self._send(flow, rate_bps * FLOOD_FACTOR, 4 * flow.frame_bytes, "flood")
                 continue
             burst_bytes = flow.frame_bytes if flow.pattern == "even" else 0.75 * burst_bytes - 2 * rate_bps / 8000
-            window = answer["window"] and (
-                answer["window"]["period_ms"] / 1e3,
-                answer["window"]["offset_ms"] / 1e3 + GATE_S,
-                max(0.01, answer["window"]["length_ms"] / 1e3 - GATE_S - WINDOW_GUARD_S),
-            )
+            window = answer["window"] and _sending_window(answer["window"])
             burst_bytes = max(flow.frame_bytes, min(burst_bytes, answer["burst_bytes"] - flow.frame_bytes))
             if answer["burst_bytes"] < 2 * flow.frame_bytes:
                 flow.frame_bytes = max(200, answer["burst_bytes"] // 2)
@@ -394,3 +389,9 @@ class Tenants:
         with self.log_path.open("a") as log_file:
             entry = {"at_s": round(time.time(), 3), "move": move, "subject": subject, "status": status, "body": body}
             log_file.write(json.dumps(entry) + "\n")
+
+
+def _sending_window(window: dict[str, float]) -> tuple[float, float, float]:
+    """Period, offset and length in seconds of the part of a window in which its sender sends."""
+    period_s, offset_s, length_s = (window[name] / 1e3 for name in ("period_ms", "offset_ms", "length_ms"))
+    return period_s, offset_s, max(length_s / 2, length_s - WINDOW_GUARD_S)
