@@ -204,7 +204,8 @@ def layer_title(layers: Sequence[nn.Module], number: int) -> str:
     layer = layers[number - 1]
     parts = [type(module).__name__ for module in leaf_modules(layer)]
     kind = type(layer).__name__
-    return f"layer {number} ({', '.join(parts[:3]) if kind in ('Sequential', 'TracedLayer') and parts else kind})"
+    is_made_of_parts = isinstance(layer, nn.Sequential) or kind == "TracedLayer"
+    return f"layer {number} ({', '.join(parts[:3]) if is_made_of_parts and parts else kind})"
 
 
 def call_layer(layers: Sequence[nn.Module], number: int, values: Values) -> Values:
