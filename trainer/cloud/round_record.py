@@ -105,6 +105,11 @@ def round_row(
                      "link": None if grant.rates_are_assumed else milliseconds(bound.link_s),
                      "cloud": milliseconds(bound.cloud_s)},
         "round_over_bound": round(training_s / bound.largest_s, 4) if bound.largest_s else None,
+        "training_spread_ms": {
+            "predicted": milliseconds(plan.training_spread_s),
+            "least": milliseconds(plan.least_spread_s),
+            "measured": median_ms([step.training_spread_s(plan.micro_batches) for step in steps]),
+        },
         "spread_ms": [milliseconds(step.spread_s) for step in steps],
         "spread_share": round(max(step.spread_s for step in steps) / training_s, 5),
         "loss": round(statistics.fmean([e["loss"] for e in edges], [e["samples"] for e in edges]), 5),

@@ -94,6 +94,11 @@ class StepResult:
         arrivals = [transfers.arrived_s for transfers in self.edges.values() if transfers.segments_sent]
         return max(arrivals, default=0.0) - min(arrivals, default=0.0)
 
+    def training_spread_s(self, micro_batches: int) -> float:
+        """Return the difference of the slowest and the fastest edge's computed forward time of a micro-batch."""
+        times_s = [transfers.done.forward_s / micro_batches for transfers in self.edges.values() if transfers.done]
+        return max(times_s, default=0.0) - min(times_s, default=0.0)
+
     def next_ready_s(self, forward_s: Mapping[str, float]) -> float:
         """Return when the last edge has the first segment of the next step if each starts right after this step.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.protocol.codec import Codec
@@ -97,7 +97,8 @@ class RoundPlan:
 
     Segment m is sent `training_delay_s + m x period_s` after the start of a step. `bound_s`: work of the busiest
     resource. `proven_s`: lower bound of the step time over all plans. `unprotected_step_s`: step time with these cuts
-    and codecs if labels were not protected; None if they are not.
+    and codecs if labels were not protected; None if they are not. `least_spread_s`: the smallest possible difference
+    of forward times if no edge were slower than the slowest is now; the layers' grain allows no smaller one.
     """
 
     edges: tuple[EdgePlan, ...]
@@ -111,6 +112,13 @@ class RoundPlan:
     micro_batches: int
     proven_s: float
     unprotected_step_s: float | None = None
+    least_spread_s: float = 0.0
+
+    @property
+    def training_spread_s(self) -> float:
+        """Difference of the forward times of the slowest and the fastest edge."""
+        times_s = [edge.forward_s for edge in self.edges]
+        return max(times_s) - min(times_s)
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -126,6 +134,12 @@ class RoundPlan:
     def uplink_s(self) -> float:
         """Time on the way of all segments of a step: the mini-batch's transmission delay."""
         return self.micro_batches * self.transmission_delay_s
+
+
+def least_spread_s(forecasts: Sequence[EdgeForecast], slowest_s: float) -> float:
+    """Return the least difference of the edges' forward times of which the largest is `slowest_s`."""
+    return max(slowest_s - max((option.forward_s for option in forecast.options if option.forward_s <= slowest_s),
+                               default=0.0) for forecast in forecasts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 from trainer.errors import PlanError
 from trainer.planning.branch_and_bound import BranchAndBound, Choice, Mask, PlanningProblem
 from trainer.planning.pipeline_model import SharedLinks, StageTimes
-from trainer.planning.plan import Alternative, EdgeForecast, EdgePlan, Offer, RoundPlan
+from trainer.planning.plan import Alternative, EdgeForecast, EdgePlan, Offer, RoundPlan, least_spread_s
 
 MIN_GAIN = 0.05
 """Relative gain below which the cuts stay: the accuracy of the predictions."""
@@ -158,6 +158,7 @@ class _RoundPlanner:
             bound_s=stages.bound_s(micro_batches),
             micro_batches=micro_batches,
             proven_s=proven_s,
+            least_spread_s=least_spread_s(self.forecasts, max(edge.forward_s for edge in edges)),
         )
 
     def _rate_bps(self, bits: float, time_s: float) -> int:

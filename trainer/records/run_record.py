@@ -28,6 +28,7 @@ are an interface to other programs: fields may be added, not renamed.
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..], and
                         with protected labels `unprotected`: the prediction without protection, for the same cuts},
                         cloud_ms {predicted, measured}, beat_ms, spread_ms [per step], spread_share,
+                        training_spread_ms {predicted, least, measured},
                         bound_ms {edge, limit, link, cloud}, round_over_bound, loss,
                         reservation {id, version} or null, adaptations [sentences],
                         offer {quotes, quote_ms, transfer_ms {up, down}, bottleneck {up, down}}: quotes obtained before
