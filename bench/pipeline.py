@@ -38,7 +38,8 @@ def over_busy(row: Row) -> float:
 
 def spread_over_beat(rows: list[Row], kind: str) -> float:
     """The median spread of the edges' computed forward times of a micro-batch over the beat."""
-    return statistics.median(row["training_spread_ms"][kind] / row["beat_ms"] for row in rows[SETTLING_ROUNDS:])
+    return statistics.median(
+        float(row["training_spread_ms"][kind]) / float(row["beat_ms"]) for row in rows[SETTLING_ROUNDS:])
 
 
 @click.command()

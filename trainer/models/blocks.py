@@ -38,7 +38,7 @@ class ImageLayer(nn.Sequential):
 
     def forward(self, values: Tensor) -> Tensor:
         """Run the modules in turn."""
-        outputs: Tensor = super().forward(in_channels_last_order(values))
+        outputs: Tensor = super().forward(in_channels_last_order(values))  # type: ignore[no-untyped-call]
         return outputs
 
 
