@@ -274,7 +274,8 @@ def _print_plan(network: Map, best: RoundPlan, using: str) -> None:
         f"down, cloud {best.cloud_s * 1e3:.1f} ms, period {best.period_s * 1e3:.1f} ms"
     )
     click.echo(f"  step time {best.step_s * 1e3:.0f} ms; work of the busiest resource {best.bound_s * 1e3:.0f} ms; "
-               f"proven lower bound over all plans {best.proven_s * 1e3:.0f} ms")
+               f"proven lower bound over all plans {best.proven_s * 1e3:.0f} ms; forward times of the edges differ by "
+               f"{best.training_spread_s * 1e3:.1f} ms, the layers allow {best.least_spread_s * 1e3:.1f} ms")
 
 
 def _print_protection(best: RoundPlan, unprotected: RoundPlan, sizes: Sequence[Mapping[str, int]]) -> None:
