@@ -31,6 +31,13 @@ NOT_IN_SCHEMA = (
     "a schedule has one path",
     "talker and listener are both ",
     "the address of ",
+    " selects frames by ",
+    "there is no app-flow ",
+    "its hosts are ",
+    "it needs port, or lower-port and upper-port",
+    "there is no port",
+    "it needs a min-bandwidth above 0",
+    "what it names is no traffic-profile",
 )
 """Messages of rules that concern several fields or the present time."""
 

@@ -22,6 +22,7 @@ Json = dict[str, Any]
 PROTOCOLS: dict[int, Literal["tcp", "udp"]] = {6: "tcp", 17: "udp"}
 MIN_FRAME_BYTES, NS_PER_S = 60, 1_000_000_000
 PLACE = "body.ietf-detnet:detnet.app-flows.app-flow"
+NO_PROFILE = "what it names is no traffic-profile"
 
 Uint32 = Annotated[int, Field(ge=0, le=2**32 - 1), NUMBER]
 FlowName = Annotated[str, Field(min_length=1, max_length=2 * LONGEST_NAME, description="Its name, unique.")]
@@ -222,7 +223,7 @@ class Detnet(StrictBody):
         names = {flow.name for flow in self.app_flows.flows}
         for number, flow in enumerate(self.app_flows.flows):
             if flow.profile not in profiles:
-                mistakes.append((f"app-flows.app-flow.{number}.traffic-profile", f"there is no {flow.profile}"))
+                mistakes.append((f"app-flows.app-flow.{number}.traffic-profile", f"{NO_PROFILE}: {flow.profile}"))
         for number, service in enumerate(self.service.sub_layers):
             missing = [name for name in service.incoming.app_flow.flow if name not in names]
             if missing:
