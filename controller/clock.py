@@ -59,6 +59,11 @@ class Clock:
         self.last_step = ClockStep(step_s, self())
         return self.last_step
 
+    def follow_alone(self) -> None:
+        """Take a step of the wall clock, if there was one, where nothing depends on the time yet."""
+        if step_s := self.step_s():
+            self.take_step(step_s)
+
     def _measure_s(self) -> float:
         """Wall clock minus monotonic clock, from the closest of a few readings."""
         closest_s, offset_s = float("inf"), 0.0

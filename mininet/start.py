@@ -36,8 +36,9 @@ from topologies.problems import MapError
 @click.option("--no-prompt", is_flag=True, help="Run until Ctrl-C instead of opening the Mininet prompt.")
 @click.option("--controller", type=click.Choice(["own", "remote"]), default="own", show_default=True,
               help="own: start a controller; remote: connect the switches to yours at --openflow.")  # fmt: skip
-@click.option("--openflow", metavar="HOST:PORT", default="127.0.0.1:6653", show_default=True,
-              help="OpenFlow address of the controller.")  # fmt: skip
+@click.option("--openflow", "targets", metavar="HOST:PORT", multiple=True, default=["127.0.0.1:6653"],
+              show_default=True,
+              help="OpenFlow address of the controller; with --controller remote repeatable, for its standby.")
 @click.option(
     "--rest-port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the REST API."
 )
@@ -52,7 +53,8 @@ from topologies.problems import MapError
 @click.option("-c", "--clean", "clean_only", is_flag=True, help="Clean up after a crash, and exit.")
 def main(
     map_name: str, ducts: tuple[str, ...],
-    measure_only: bool, no_prompt: bool, controller: str, openflow: str, rest_port: int, cross_traffic: str | None,
+    measure_only: bool, no_prompt: bool, controller: str, targets: tuple[str, ...], rest_port: int,
+    cross_traffic: str | None,
     datapath: str, tls: bool, web: bool, timeout_s: float, clean_only: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Emulate MAP on a private Open vSwitch, with its controller, and open a prompt.
@@ -69,7 +71,9 @@ def main(
             clean_up_after_crash(click.echo)
             capacity = measure_capacity(click.echo).mbps_hops(9000)
             return click.echo(f"capacity for maps with an MTU of 9000 bytes: {capacity:.0f} Mb/s x switches")
-        address, share = _parse_address(openflow), _parse_share(cross_traffic)
+        addresses, share = tuple(map(_parse_address, targets)), _parse_share(cross_traffic)
+        if controller == "own" and len(addresses) > 1:
+            raise click.UsageError(f"--openflow {' and '.join(targets)}: several are for --controller remote")
         options = map_options(values)
         with tempfile.TemporaryDirectory(prefix="paceline-") as maps:
             path = adapt_map(resolve_map(map_name, options, Path(maps)), Path(maps), None, ducts)
@@ -78,7 +82,7 @@ def main(
             if datapath == "user":
                 may_shrink = options.placement.scale_mbps_per_gbps is None and is_plant(map_name)
                 path = _fit_to_machine(path, Path(maps), may_shrink)
-            settings = EmulationSettings(path, datapath, address, rest_port, timeout_s, tls)
+            settings = EmulationSettings(path, datapath, addresses, rest_port, timeout_s, tls)
             _run(settings, controller == "own", share, no_prompt, web)
     except (MapError, EmulationError) as error:
         raise click.ClickException(str(error)) from error

@@ -169,6 +169,13 @@ class LiveReservations:
         known = self._analysed, self._changes, self._former, self._memo
         return LiveReservations(self.network, self.calibration, *self._index, self._ports, frozenset(), *known)
 
+    def with_installed_meters(self, bursts: Mapping[FlowKey, int]) -> LiveReservations:
+        """A copy with bursts of meters as another controller has installed them, where these suffice."""
+        ports, metered = self._source_ports.with_installed(bursts)
+        if not metered:
+            return self
+        return self._with_changes(*self._changes_with(metered), ports, self._grown_by(metered, {}))
+
     def meter_bursts(self, reservation_id: str) -> dict[str, int]:
         """The bursts of the meters of a reservation's flows that are carried, by flow; empty if it is not live."""
         bursts = {}

@@ -31,6 +31,9 @@ HEADROOM_SHARE, MAX_HEADROOM_SHARE = 1 / 16, 3
 times the capacity over the reserved rates, at most the greatest. Where all flows get theirs at one time, it costs that
 share behind the port at most, because what meters let through at once grows with the rates."""
 
+MAX_INSTALLED_ROOM = 4
+"""The most room of a meter that is taken over as it is installed, in relation to what a meter of its port gets now."""
+
 GROWTH_MARGIN_US = 4000.0
 """Further room of a meter that grows in use: at least the tokens that its change may lose (`meter_tokens`)."""
 
@@ -145,6 +148,41 @@ class SourcePorts:
         flows = {key: self.ports[link].flows[key] for key, link in self._links.items() if self._has_room(key, link)}
         return self.without(flows).with_flows(flows, {})
 
+    def with_installed(self, bursts: Mapping[FlowKey, int]) -> tuple[SourcePorts, dict[FlowKey, CarriedFlow]]:
+        """Return the ports with bursts of meters as another controller has installed them; and the flows that differ.
+
+        Only of meters that suffice, and have no more room than that controller may have given.
+        """
+        differing: dict[str, dict[FlowKey, int]] = {}
+        for key, burst_bytes in bursts.items():
+            link = self._links.get(key)
+            if link is None or not self._has_room(key, link):
+                continue
+            if self.ports[link].flows[key].meter_burst_bytes != burst_bytes:
+                differing.setdefault(link, {})[key] = burst_bytes
+        ports, metered = self.ports, dict[FlowKey, CarriedFlow]()
+        for link, found in differing.items():
+            port, server = ports[link], ports_of(self.network, self.calibration)[link]
+            delay_us = port.delay_us(server, self.calibration.clock_us)
+            target_us = port.target_room_us(server, delay_us, self.network.max_frame_bytes)
+            limits_us = delay_us, MAX_INSTALLED_ROOM * target_us + GROWTH_MARGIN_US
+            changed = {}
+            for key, burst_bytes in found.items():
+                least, most = (self._meter_bytes(port.flows[key], server, each) for each in limits_us)
+                if least <= burst_bytes <= most:
+                    changed[key] = replace(port.flows[key], meter_burst_bytes=burst_bytes)
+            rooms = {key: self._room_us(flow, server, found[key]) for key, flow in changed.items()}
+            ports = ports.set(link, _with_rooms(port, rooms, changed, delay_us))
+            metered |= changed
+        return SourcePorts(self.network, self.calibration, ports, self._links), metered
+
+    def _room_us(self, flow: CarriedFlow, server: Server, meter_bytes: int) -> float:
+        """Return the room of a flow's meter with that burst."""
+        beyond_frame_bytes = max(0, flow.burst_bytes - self.network.max_frame_bytes)
+        allowance_us = (meter_bytes - flow.burst_bytes) * 8 / flow.rate_bps * 1e6
+        variation_us = allowance_us - self.calibration.switch_variation_us
+        return variation_us + beyond_frame_bytes * 8 / server.rate_bps * 1e6 + server.min_delay_us
+
     def _has_room(self, key: FlowKey, link: str) -> bool:
         return key in self.ports[link].room_us
 
@@ -180,6 +218,10 @@ class SourcePorts:
 
     def _metered(self, flow: CarriedFlow, server: Server, room_us: float) -> CarriedFlow:
         """Return the flow with a meter of that room."""
+        return replace(flow, meter_burst_bytes=self._meter_bytes(flow, server, room_us))
+
+    def _meter_bytes(self, flow: CarriedFlow, server: Server, room_us: float) -> int:
+        """Return the burst of a flow's meter with that room."""
         calibration, frame_bytes = self.calibration, self.network.max_frame_bytes
         beyond_frame_bytes = max(0, flow.burst_bytes - frame_bytes)  # its own packets delay it only as they came
         variation_us = room_us - beyond_frame_bytes * 8 / server.rate_bps * 1e6 - server.min_delay_us
@@ -188,7 +230,7 @@ class SourcePorts:
         tick_bits = flow.rate_bps * calibration.meter_tick_us / 1e6
         if tick_bits and flow.burst_bytes < frame_bytes + 2 * tick_bits / 8:
             bits = tick_bits * ceil(bits / tick_bits)
-        return replace(flow, meter_burst_bytes=ceil(bits / 1000) * 125 if tick_bits else ceil(bits / 8))
+        return ceil(bits / 1000) * 125 if tick_bits else ceil(bits / 8)
 
 
 def _with_rooms(

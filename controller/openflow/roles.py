@@ -50,6 +50,7 @@ class SwitchRoles:
 
     def on_reply(self, datapath: Any) -> None:
         """The switch has confirmed a role."""
+        log.info("switch=%016x has confirmed role=%s", datapath.id, self._role)
         adopt = self._adopt.pop(datapath, None)
         if adopt is not None:
             adopt(datapath)

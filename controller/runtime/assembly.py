@@ -81,18 +81,24 @@ class Assembly:
     def stand_by(self, stores: Stores, succession: Succession, ledger: Ledger) -> None:
         """Serve what a standby can, and become active when the succession comes.
 
-        What does not depend on the active controller is built before. `ledger`: for reading until then.
+        What the ledger tells until then is followed. `ledger`: for the requests that a standby answers.
         """
-        controller = self._build(stores)
-        controller.service.prepare()
+        controller, taken = self._build(stores), threading.Event()
         self._be_slave(succession.writer)
         app = standby_app(ledger, stores.tokens, lambda: _address(succession.writer), self._network.mtu_bytes)
         self._serve(app)
+        tune_garbage_collector()
+        following = threading.Thread(
+            target=controller.service.follow, args=(taken,), name="paceline-follow", daemon=True
+        )
+        following.start()
 
         def run() -> None:
             try:
                 if succession.wait(self._be_slave):
                     began_s = time.monotonic()
+                    taken.set()
+                    following.join()
                     self._activate(controller)
                     log.warning("active after %.2f s", time.monotonic() - began_s)
             except Exception as error:
@@ -101,7 +107,7 @@ class Assembly:
 
         waiting = threading.Thread(target=run, name="paceline-standby", daemon=True)
         waiting.start()
-        self._at_stop(ledger.close, self._stop_serving)
+        self._at_stop(ledger.close, self._stop_serving, lambda: following.join(STOP_TIMEOUT_S), taken.set)
         self._at_stop(lambda: waiting.join(STOP_TIMEOUT_S), succession.stop)
 
     def _build(self, stores: Stores) -> _Controller:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from controller.domain.events import LedgerChanged
 from controller.domain.reservation import Reservation
 from controller.storage.ledger import IdempotencyKey, Ledger, Row, unavailable
+from controller.storage.turns import STUCK_S, Turns
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ MAX_BATCH = 100
 """Queued versions that the thread writes in one transaction, so that requests do not wait long for it."""
 RETRY_S = 0.5
 """Pause between attempts to write the queue."""
-TURN_TIMEOUT_S = 0.9
-"""How long a request waits for other transactions to end. One that waits for the database fails earlier by itself."""
 AT_ONCE_S = 0.1
 """A transaction that fails later than this has waited for the database: it is not tried again with less in it."""
 STOP_TIMEOUT_S = 3.0
@@ -66,8 +65,8 @@ class LedgerWriter:
     def __init__(self, ledger: Ledger, publish: Callable[[LedgerChanged], None]) -> None:
         self._ledger = ledger
         self._publish = publish
-        self._turn = threading.Lock()
-        """Held during a transaction: they take effect in the order in which the queue and requests got it."""
+        self._turns = Turns(self._note_failure)
+        """Of transactions: they take effect in the order in which the queue and requests have asked."""
         self._changed = threading.Condition()
         """Guards the attributes below."""
         self._queue: dict[str, _Queued] = {}
@@ -134,6 +133,8 @@ class LedgerWriter:
             nonlocal written
             head = {"are_new": are_new, "idempotency_keys": idempotency_keys, "now_s": now_s}
             began_s = time.monotonic()
+            with self._changed:
+                older = {each.id: queued for each in reservations if (queued := self._queue.get(each.id)) is not None}
             try:
                 self._ledger.write(*reservations, **head, extra_rows=rows)  # type: ignore[arg-type]
             except SQLAlchemyError:
@@ -141,6 +142,7 @@ class LedgerWriter:
                     raise
                 self._ledger.write(*reservations, **head)  # type: ignore[arg-type]
                 written = False
+            self._dequeue(older)
 
         self._transact(transaction)
         return written
@@ -188,18 +190,14 @@ class LedgerWriter:
         Raises: LedgerUnavailable.
         """
         self.require_writable()
-        if not self._turn.acquire(timeout=TURN_TIMEOUT_S):
-            self._note_failure(TimeoutError(f"the last transaction has not ended for {TURN_TIMEOUT_S:g} s"))
-            raise unavailable()
         try:
-            self.require_writable()
-            self._attempt(lambda: self._write_queued_and(transaction, limit))
+            with self._turns.take(STUCK_S):
+                self.require_writable()
+                self._attempt(lambda: self._write_queued_and(transaction, limit))
         except IntegrityError:
             raise
         except (SQLAlchemyError, OSError) as error:
             raise unavailable() from error
-        finally:
-            self._turn.release()
 
     def _write_queued_and(self, transaction: Callable[[], None], limit: int | None) -> None:
         if self._queue or self._closed_spans is not None:  # what was queued before this request is there by now
@@ -218,7 +216,7 @@ class LedgerWriter:
         self._note_success()
 
     def _write_queue(self, limit: int | None = None) -> bool:
-        """Write what is queued in one transaction; False: nothing is. Under `_turn`.
+        """Write what is queued in one transaction; False: nothing is. In a turn of its own.
 
         `limit`: at most so many versions; None: all that make room.
         """
@@ -230,13 +228,18 @@ class LedgerWriter:
         reservations = [queued.reservation for queued in batch.values() if queued.reservation is not None]
         withdrawn = {name: queued.key for name, queued in batch.items() if queued.reservation is None}
         self._ledger.write_backlog(reservations, withdrawn, closed_spans)
+        self._dequeue(batch)
         with self._changed:
-            for name, queued in batch.items():
-                if self._queue.get(name) is queued:
-                    del self._queue[name]
             if self._closed_spans is closed_spans:
                 self._closed_spans = None
         return True
+
+    def _dequeue(self, written: Mapping[str, _Queued]) -> None:
+        """Remove what is in the ledger, or older than what is there, unless it was replaced meanwhile."""
+        with self._changed:
+            for name, queued in written.items():
+                if self._queue.get(name) is queued:
+                    del self._queue[name]
 
     def _enqueue(self, queued: Mapping[str, _Queued]) -> None:
         if not queued:
@@ -279,7 +282,7 @@ class LedgerWriter:
                 if self._stopping and not self._has_work():
                     return
             try:
-                with self._turn:
+                with self._turns.take():
                     self._attempt(self._write_batch)
             except Exception as error:  # noqa: BLE001 - noted; tried again
                 log.debug("ledger: %s", error)

@@ -18,8 +18,8 @@ from controller.admission.restoration import restore
 from controller.dataplane.intended_state import ChangedKeys
 from controller.domain.reservation import Reservation, State
 from controller.errors import Overloaded
-from controller.optical.lightpath_design import is_valid_placement
-from controller.service.reservation_times import as_of, next_due_s
+from controller.service.loading import ReservationLoader
+from controller.service.reservation_times import next_due_s
 from controller.service.state import INSTALLED, ServiceState, drain_time_s, has_unrouted_flow, switches_of
 
 log = logging.getLogger(__name__)
@@ -27,12 +27,9 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 RETRY_PAUSE_S = 0.05
 """Pause before a reservation that was locked by a request is processed again."""
-INTENDED_AT_ONCE = 50
-"""Loaded reservations whose entries are computed together; the lock is free in between."""
 FIRST_RESTORATION_S = 10.0
 """How long after the start link states are awaited from all switches."""
 
-MAP_CHANGED = "Its path is not possible in the current map."
 NEVER_STARTED = "Its end passed before it could be installed."
 NOT_RENEWED = "The lease was not renewed."
 
@@ -42,6 +39,7 @@ class LifecycleManager:
 
     def __init__(self, state: ServiceState) -> None:
         self._state = state
+        self.loader = ReservationLoader(state)
         self._store, self._switches, self._clock = state.store, state.switches, state.clock
         self._stopping = threading.Event()
         self._restoration_due = False
@@ -59,13 +57,8 @@ class LifecycleManager:
 
     def start(self) -> None:
         """Load the live reservations of the ledger, and start the thread."""
-        self._state.follow_clock()  # a standby was built long before
+        self.loader.load()
         self._first_restoration_s = monotonic() + FIRST_RESTORATION_S
-        with self._state.lock:
-            for reservation in self._state.ledger.live():
-                self._load(reservation)
-            self._store.analyse_loaded()
-            self._switches.links.set_out_of_service(self._state.ledger.closed_spans())
         self._thread.start()
 
     def stop(self) -> None:
@@ -98,21 +91,10 @@ class LifecycleManager:
         self._restoration_due = True
         self._switches.wake()
 
-    def _load(self, reservation: Reservation) -> None:
-        """Load a reservation after a restart; it fails if the map no longer has its path. Due times are for `_run`."""
-        if any(not is_valid_placement(self._state.network, placement) for placement in reservation.placements):
-            self._state.record_later(reservation.with_state(State.FAILED, MAP_CHANGED))
-            return
-        loaded = as_of(self._clock(), reservation)
-        self._store.revert(loaded)
-        self._store.show(loaded)
-        if loaded != reservation:
-            self._state.writer.queue(loaded)
-
     # The thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._intend_loaded()
+        self.loader.intend()
         self._switches.start()
         while not self._stopping.is_set():
             self._switches.wait_for_event(self._pause_s())
@@ -128,15 +110,6 @@ class LifecycleManager:
                 log.exception("lifecycle: events could not be processed")
                 self._waiters.extend(waiters)
                 self._stopping.wait(1.0)
-
-    def _intend_loaded(self) -> None:
-        """Set the intended state of what was loaded, before any switch is read; requests are answered meanwhile."""
-        loaded = [each.id for each in self._store.published_live()]
-        for first in range(0, len(loaded), INTENDED_AT_ONCE):
-            with self._state.lock:
-                found = (self._store.published.get(name) for name in loaded[first : first + INTENDED_AT_ONCE])
-                installed = {each.id: each for each in found if each is not None and each.state in INSTALLED}
-                self._state.set_intended(installed)
 
     def _pause_s(self) -> float:
         if self._has_locked:

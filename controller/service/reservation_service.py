@@ -9,11 +9,14 @@ fails, the change is undone and the request is answered with the error.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from controller.admission.admission import Admitted, Request
 from controller.admission.counter_offer import attach_offer
@@ -44,6 +47,10 @@ from controller.storage.ledger import IdempotencyKey, Ledger
 
 log = logging.getLogger(__name__)
 
+FOLLOW_S = 0.25
+FOLLOW_SHARE = 0.2
+"""A standby reads what has changed every FOLLOW_S, or less often so that it takes no more than this share of the time.
+"""
 RELEASE_WAIT_S = 1.0
 """How long the response to a release waits for slow switches."""
 
@@ -88,6 +95,19 @@ class Service:
     def prepare(self) -> None:
         """Compute in advance what `start` needs and the ledger does not change: the noise of the map's fibres."""
         precompute_fibres(self.network)
+
+    def follow(self, stopping: threading.Event) -> None:
+        """Keep up with a ledger that another controller writes, until `stopping` is set; then `start` has little to do.
+        """
+        self.prepare()
+        pause_s = 0.0
+        while not stopping.wait(pause_s):
+            began_s = time.monotonic()
+            try:
+                self._lifecycle.loader.follow(stopping.is_set)
+            except (SQLAlchemyError, OSError) as error:
+                log.debug("the ledger cannot be followed now: %s", error)
+            pause_s = max(FOLLOW_S, (time.monotonic() - began_s) / FOLLOW_SHARE)
 
     def start(self) -> None:
         """Load the ledger and start the threads."""

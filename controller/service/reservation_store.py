@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from math import inf
 from time import monotonic
@@ -26,7 +26,7 @@ from controller.booking.flow_bookings import bookings_of
 from controller.calculus.failure_bounds import CarriedFlow, FlowKey
 from controller.calculus.network_bounds import Calibration, NoBound
 from controller.domain.network import Network
-from controller.domain.reservation import Reservation
+from controller.domain.reservation import Reservation, State
 from controller.errors import LatencyNotMet, Refused
 from controller.security.tenant_usage import TenantUsage
 from controller.service.reservation_times import after_step
@@ -196,6 +196,13 @@ class ReservationStore:
         self.live = self.live.without(reservation_id)
         self._retiring.pop(reservation_id, None)
 
+    def forget(self, reservation_id: str) -> None:
+        """Remove a reservation that another controller has ended."""
+        self.remove(reservation_id)
+        before = self.published.pop(reservation_id, None)
+        if before is not None:
+            self.usage.update(before, replace(before, state=State.ENDED))
+
     def retire(self, reservation: Reservation) -> None:
         """Keep an ended reservation in admission until `purge` finds that its packets have left the network."""
         self._retiring[reservation.id] = reservation
@@ -226,14 +233,14 @@ class ReservationStore:
                 self.live = draining.removed_from(self.live)
                 self._has_freed = True
                 if draining.flows:
-                    self._restore_limits(draining_id.rsplit("~", 1)[0])
+                    self._restore_limits_of(draining_id.rsplit("~", 1)[0])
         if drained := {name for name in self._undone if not self.is_draining(name)}:
             self._undone -= drained
-            self._restore_all_limits()
+            self.restore_limits()
         self._has_freed = self._has_freed or is_freed
         return is_freed
 
-    def _restore_limits(self, reservation_id: str) -> None:
+    def _restore_limits_of(self, reservation_id: str) -> None:
         """Analyse afresh if bounds of a changed reservation exceed its limits once its former flows have drained.
 
         Its limits were kept without these flows. Beside them its own bounds may be higher, and when the flows leave,
@@ -248,7 +255,7 @@ class ReservationStore:
             if any(exceeds_limits(placement, bounds[placement.flow.name]) for placement in limited):
                 self.analyse_afresh()
 
-    def _restore_all_limits(self) -> None:
+    def restore_limits(self) -> None:
         """Analyse afresh if any bound exceeds a limit."""
         with suppress(NoBound):  # possible only if the calibration changed after an admission
             bounds = self.live.bounds

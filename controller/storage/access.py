@@ -1,25 +1,30 @@
 """Transactions on a database that may be away, locked or full: each ends within a bounded time for its caller.
 
-SQLite: persistent connections; a statement waits LOCK_TIMEOUT_S for a lock. A database server: for each transaction a
-connection of the pool, in a thread of its own, so that a caller waits no longer than ANSWER_TIMEOUT_S for a server that
-does not answer. A transaction that the server has undone because of another one is run again.
+SQLite: persistent connections. The components of this process write to a file in turn, so that none of them finds it
+locked by another; a statement waits LOCK_TIMEOUT_S for a lock of another process. A database server: for each
+transaction a connection of the pool, in a thread of its own, so that a caller waits no longer than ANSWER_TIMEOUT_S for
+a server that does not answer. A transaction that the server has undone because of another one is run again.
 """
 
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import StaticPool
 
 from controller.storage.database import limit_lock_waiting
+from controller.storage.turns import STUCK_S, Turns
 
 ANSWER_TIMEOUT_S = 0.4
 """How long a caller waits for a database server. A transaction that takes longer may take effect all the same."""
@@ -61,22 +66,35 @@ class DatabaseAccess:
         self._engine.dispose()
 
 
+_file_turns: WeakValueDictionary[Path, Turns] = WeakValueDictionary()
+"""By file: the turns of all connections of this process at writing to it."""
+
+
 class _SqliteAccess:
     def __init__(self, engine: Engine) -> None:
-        self._write_lock, self._writer = threading.RLock(), engine.connect()
+        self._writer = engine.connect()
         # An in-memory database has a single connection, which threads must not use concurrently.
         in_memory = engine.pool.__class__ is StaticPool
-        self._read_lock = self._write_lock if in_memory else threading.RLock()
         self._reader = self._writer if in_memory else engine.connect()
+        self._writing = Turns() if in_memory else _turns_of(engine)
+        self._reading = self._writing if in_memory else Turns()
+        self._stuck_s = -1 if in_memory else STUCK_S
         for connection in {self._writer, self._reader}:
             limit_lock_waiting(connection)
 
     def write(self, work: Work[Result]) -> Result:
-        with self._write_lock, self._writer.begin():
-            return work(self._writer)
+        with self._writing.take(self._stuck_s):
+            try:
+                with self._writer.begin():
+                    return work(self._writer)
+            except OperationalError as error:
+                if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                    # Those who wait have waited for the same lock: they need not wait for it one after another.
+                    self._writing.fail_waiting(lambda: TimeoutError("another process has locked the database"))
+                raise
 
     def read(self, work: Work[Result], _timeout_s: float) -> Result:
-        with self._read_lock:
+        with self._reading.take():
             try:
                 return work(self._reader)
             finally:
@@ -85,6 +103,11 @@ class _SqliteAccess:
     def close(self) -> None:
         for connection in (self._reader, self._writer):
             connection.close()
+
+
+def _turns_of(engine: Engine) -> Turns:
+    """The turns at the file of an engine; `file:` URLs are told apart by their text."""
+    return _file_turns.setdefault(Path(engine.url.database or "").resolve(), Turns())
 
 
 class _ServerAccess:

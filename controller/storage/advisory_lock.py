@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 0.1
 POLL_S = 0.05
+ENDING_S = 0.01
+"""How long to wait for the end of the sessions of a writer that is replaced before the lock is tried again."""
 LEASE_S = 0.7
 """Default time without a beat after which a standby takes over."""
 LOCK_NOT_AVAILABLE = "55P03"
@@ -135,6 +137,7 @@ class AdvisoryLock:
             _end(session)
             raise
         self._session = session
+        log.info("writer of map=%s fence=%d", self._map_name, self._own_fence)
         threading.Thread(target=self._keep, name="paceline-ledger-lock", daemon=True).start()
         return True
 
@@ -248,8 +251,9 @@ class Succession:
 
         Time during which the database cannot be read does not count: the writer cannot beat then either.
         """
-        beaten_s = math.inf
-        while not self._stopping.wait(POLL_S):
+        beaten_s, pause_s = math.inf, POLL_S
+        while not self._stopping.wait(pause_s):
+            pause_s = POLL_S
             try:
                 if self._lock.try_acquire():
                     return True
@@ -260,6 +264,7 @@ class Succession:
                     log.warning("%s has not been alive for %g s: taking over", writer.holder, self._lease_s)
                     if self._lock.take_over(writer):
                         return True
+                    pause_s = ENDING_S
                 is_new = writer is not None and (self.writer is None or writer.fence != self.writer.fence)
                 self.writer = writer
                 if is_new:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy import Connection, Insert, Select, Table, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,6 +19,7 @@ from controller.errors import LedgerUnavailable
 from controller.failpoints import FailPoint, failpoint
 from controller.storage.access import ANSWER_TIMEOUT_S, DatabaseAccess, Result, Work
 from controller.storage.database import open_database
+from controller.storage.live_rows import LOAD_TIMEOUT_S, RECORD, LiveRows
 from controller.storage.tables import (
     CLOSED_SPANS,
     DELETE_RESERVATIONS,
@@ -41,12 +41,8 @@ IN_MEMORY = "sqlite://"
 RETRY_AFTER_S = 1
 DELETE_BATCH = 500
 """Rows deleted in one transaction; bounds how long requests wait for it."""
-LOAD_TIMEOUT_S = 60.0
-"""How long reading all live reservations from a database server may take."""
 SERVER_PROBE_INTERVAL_S = 2.0
 PROBE_SPAN = ""
-
-_RECORD = TypeAdapter(Reservation)
 
 Row = tuple[Insert, dict[str, object]]
 """Insert statement (created once) and the values of one row, for another table of the same database."""
@@ -84,6 +80,7 @@ class Ledger:
         self._map_name = map_name
         self.engine = open_database(url)
         self._database = DatabaseAccess(self.engine)
+        self.live_rows = LiveRows(self._database, self.engine.dialect.name, map_name)
         self._require_writer = require_writer
         self._clock = clock
         self.probe_interval_s = None if self.engine.dialect.name == "sqlite" else SERVER_PROBE_INTERVAL_S
@@ -268,7 +265,7 @@ class Ledger:
         now_s = self._clock()
         return [
             {"id": reservation.id, "map": self._map_name, "state": str(reservation.state)}
-            | {"record": _RECORD.dump_json(reservation).decode(), "ended_at_s": None if reservation.is_live else now_s}
+            | {"record": RECORD.dump_json(reservation).decode(), "ended_at_s": None if reservation.is_live else now_s}
             for reservation in reservations
         ]
 
@@ -289,7 +286,7 @@ class Ledger:
         Raises: LedgerUnavailable.
         """
         row = self._query(lambda connection: connection.execute(SELECT_RESPONSE, self._key_of(key)).first())
-        return None if row is None else (row.body_digest, _RECORD.validate_json(row.record))
+        return None if row is None else (row.body_digest, RECORD.validate_json(row.record))
 
     def closed_spans(self) -> frozenset[str]:
         """The spans that are out of service."""
@@ -338,7 +335,7 @@ class Ledger:
         self, statement: Select[Any], parameters: dict[str, str], timeout_s: float = ANSWER_TIMEOUT_S
     ) -> list[Reservation]:
         records = self._query(lambda connection: connection.execute(statement, parameters).scalars().all(), timeout_s)
-        return [_RECORD.validate_json(record) for record in records]
+        return [RECORD.validate_json(record) for record in records]
 
     def _query(self, query: Work[Result], timeout_s: float = ANSWER_TIMEOUT_S) -> Result:
         try:

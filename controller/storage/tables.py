@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from sqlalchemy import BigInteger, Column, Float, Insert, Integer, MetaData, String, Table, Text, bindparam, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Insert,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
+
+from controller.domain.reservation import LIVE
 
 METADATA = MetaData()
 RESERVATIONS = Table(
@@ -79,6 +95,22 @@ DELETE_RESERVATIONS = RESERVATIONS.delete().where(
 SELECT_RECORD = select(RESERVATIONS.c.record).where(
     RESERVATIONS.c.map == bindparam("map"), RESERVATIONS.c.id == bindparam("id")
 )
+LIVE_ROWS = RESERVATIONS.c.map == bindparam("map"), RESERVATIONS.c.state.in_([str(state) for state in LIVE])
+ROW_VERSION = {
+    "postgresql": cast(literal_column("xmin"), Text),
+    "sqlite": RESERVATIONS.c.record,
+}
+"""By dialect: what differs after every change of a row. PostgreSQL: the transaction that has written it."""
+SELECT_LIVE_VERSIONS = {
+    dialect: select(RESERVATIONS.c.id, version).where(*LIVE_ROWS) for dialect, version in ROW_VERSION.items()
+}
+SELECT_LIVE_RECORDS = {
+    dialect: select(RESERVATIONS.c.id, version, RESERVATIONS.c.record).where(
+        *LIVE_ROWS, RESERVATIONS.c.id.in_(bindparam("ids", expanding=True))
+    )
+    for dialect, version in ROW_VERSION.items()
+}
+
 SELECT_EXISTING_IDS = select(RESERVATIONS.c.id).where(RESERVATIONS.c.id.in_(bindparam("ids", expanding=True)))
 SELECT_ENDED_IDS = select(RESERVATIONS.c.id).where(
     RESERVATIONS.c.map == bindparam("map"), RESERVATIONS.c.ended_at_s < bindparam("before_s")

@@ -90,6 +90,10 @@ class MeterBuckets:
         """Give these tokens to a meter that grows."""
         self._grants[key] = self._grants.get(key, 0) + max(0, by_bytes)
 
+    def forget_grants(self) -> None:
+        """Give no tokens for how meters have grown so far."""
+        self._grants.clear()
+
     def forget(self, switch: str) -> None:
         """The state of a switch is not known: it may have any of its intended meters already."""
         self._unused = {key for key in self._unused if key[0] != switch}

@@ -167,6 +167,12 @@ class SwitchStateTracker:
         with self._lock:
             return dict(self._applied.get(switch, {}))
 
+    def forget_meter_changes(self) -> None:
+        """Forget which tokens changed meters are to get: until now another controller has changed them, and given them.
+        """
+        with self._lock:
+            self.buckets.forget_grants()
+
     def drift_of(self, switch: str, reading: Reading, changed_keys: ChangedKeys) -> Drift:
         """The drift at these keys of a switch whose reading was just recorded."""
         with self._lock:

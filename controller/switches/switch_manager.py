@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from queue import Empty
 
+from controller.dataplane.entries import MeterEntry
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import (
     CONFIRM_TIMEOUT_S,
@@ -38,11 +40,13 @@ from controller.domain.events import (
 )
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation
+from controller.errors import SwitchError
 from controller.switches.counter_reader import CounterReader
 from controller.switches.datapath_ids import DatapathIds
 from controller.switches.gate_control import GateController
 from controller.switches.link_counters import LinkCounterReader
 from controller.switches.link_monitor import LinkMonitor
+from controller.switches.meter_totals import MeterKey
 from controller.switches.pending_update import not_in_step
 from controller.switches.state_tracker import NO_METERS, MeterBursts, SwitchStateTracker
 from controller.switches.update_sender import UpdateSender
@@ -169,6 +173,20 @@ class SwitchManager:
         for name in sorted(name for name, number in connections.items() if before.get(name) != number):
             self._publish(SwitchChanged(name, self.sync_state(name)))
 
+    def read_meters(self) -> dict[MeterKey, MeterEntry]:
+        """The meters that the connected switches hold."""
+        names, connected = self._datapath_ids.name_of, self._switches.connected()
+        readings = {
+            names[number]: self._switches.read_state(number, READ_TIMEOUT_S, lambda: None)
+            for number in connected if number in names
+        }  # fmt: skip
+        meters = {}
+        for name, reading in readings.items():
+            with suppress(SwitchError):
+                state = self._datapath_ids.result(reading).state
+                meters.update({(name, meter_id): meter for meter_id, meter in state.meters.items()})
+        return meters
+
     # Resynchronization and verification -----------------------------------------------------------------------------
 
     def resynchronize(self) -> None:
@@ -197,6 +215,7 @@ class SwitchManager:
     def _on_resynchronized(self, name: str, connection: int, error: BaseException | None) -> None:
         self._resynchronizing.discard(name)
         if error is None and name in self.tracker.known_switches():
+            log.info("switch=%s is in step", name)
             self._set_in_step({name: connection})
         self.wake()
 

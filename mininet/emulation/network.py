@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emulation.open_vswitch import VirtualSwitchDaemon, set_controller_command
+from emulation.open_vswitch import VirtualSwitchDaemon, set_controllers_command
 from machine import cgroups, kernel_settings, traffic_control
 from machine.errors import EmulationError
 from machine.undo_journal import UndoJournal
@@ -37,11 +37,11 @@ LISTENER_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class EmulationSettings:
-    """Settings of an emulation; `openflow`: address of the switches' controller."""
+    """Settings of an emulation; `openflow`: addresses of the switches' controller and its standbys."""
 
     map_path: Path
     datapath: str = "user"
-    openflow: tuple[str, int] = ("127.0.0.1", 6653)
+    openflow: tuple[tuple[str, int], ...] = (("127.0.0.1", 6653),)
     rest_port: int = 8080
     ready_timeout_s: float = 30.0
     tls: bool = False
@@ -128,9 +128,9 @@ class Emulation:
 
     def connect_switches(self) -> None:
         """Set the controller target of all switches; if it does not listen yet, they retry 1, 3, 7 s later."""
-        host, port = self.settings.openflow
-        target = f"{'ssl' if self.settings.tls else 'tcp'}:{host}:{port}"
-        commands = [set_controller_command(node.name, target) for node in self.topology.switches]
+        scheme = "ssl" if self.settings.tls else "tcp"
+        targets = [f"{scheme}:{host}:{port}" for host, port in self.settings.openflow]
+        commands = [set_controllers_command(node.name, targets) for node in self.topology.switches]
         _run(["ovs-vsctl", *(word for command in commands for word in ("--", *command))])
 
     def _prepare(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from machine.errors import EmulationError
@@ -34,6 +35,15 @@ the smallest value it accepts."""
 def set_controller_command(switch: str, target: str) -> list[str]:
     """The ovs-vsctl command that sets the controller target of a switch."""
     return ["set-controller", switch, target, "--", "set", "controller", switch, f"max_backoff={MAX_BACKOFF_MS}"]
+
+
+def set_controllers_command(switch: str, targets: Sequence[str]) -> list[str]:
+    """The ovs-vsctl command that sets several controllers as the targets of a switch."""
+    names = [f"@{switch}-{number}" for number in range(len(targets))]
+    command = ["set", "bridge", switch, f"controller={','.join(names)}"]
+    for name, target in zip(names, targets, strict=True):
+        command += ["--", f"--id={name}", "create", "controller", f'target="{target}"', f"max_backoff={MAX_BACKOFF_MS}"]
+    return command
 
 
 class VirtualSwitchDaemon:

@@ -30,7 +30,7 @@ def emulate(settings: EmulationSettings, own_controller: bool = True, log: Log =
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background processes with it ignored
     topology = load_map(str(settings.map_path))
     check_map(topology)
-    ports = (settings.openflow, ("127.0.0.1", settings.rest_port)) if own_controller else ()
+    ports = (*settings.openflow, ("127.0.0.1", settings.rest_port)) if own_controller else ()
     kernel_settings.check_requirements(ports, settings.datapath)
     clean_up_after_crash(log)
     with Emulation(topology, settings) as emulation:
@@ -75,7 +75,7 @@ def _start_controller(emulation: Emulation) -> ControllerProcess:
     emulation.journal.record_directory(directory)
     directory.mkdir(exist_ok=True)
     controller = ControllerProcess(
-        settings.map_path, settings.openflow,
+        settings.map_path, settings.openflow[0],
         [("127.0.0.1", settings.rest_port), (MANAGEMENT_GATEWAY, settings.rest_port)],
         f"sqlite:///{running_emulation.LEDGER}", running_emulation.DIRECTORY / "controller.log", settings.pki,
     )  # fmt: skip

@@ -194,6 +194,11 @@ def test_a_port_in_use_is_reported_before_anything_is_changed(tmp_path: Path) ->
             "cross-traffic '150': give a percentage of the bottleneck's rate, like 150%",
         ),
         (["pair", "--openflow", "6653"], 2, "--openflow '6653': give HOST:PORT, like 127.0.0.1:6653"),
+        (
+            ["pair", "--openflow", "127.0.0.1:6653", "--openflow", "127.0.0.1:6654"],
+            2,
+            "--openflow 127.0.0.1:6653 and 127.0.0.1:6654: several are for --controller remote",
+        ),
         (["pair", "--datapath", "kernel"], 1, "this kernel has no openvswitch module: use --datapath user"),
     ],
 )

@@ -65,13 +65,17 @@ class World:
         self.begun: set[str] = set()
         self.may_be_lost = False
         self.was_changed = False
+        self.standby: tuple[FailingLedger, Service] | None = None
         self.start()
 
+    def build(self) -> tuple[FailingLedger, Service]:
+        ledger = FailingLedger(self.url, "metro")
+        return ledger, Service(METRO, self.switches, ledger, clock=self.clock.pair(), verify_interval_s=3600.0)
+
     def start(self) -> None:
-        self.ledger = FailingLedger(self.url, "metro")
+        (self.ledger, self.service), self.standby = self.standby or self.build(), None
         self.ledger.mode = self.mode
         self.switches.reconnect()
-        self.service = Service(METRO, self.switches, self.ledger, clock=self.clock.pair(), verify_interval_s=3600.0)
         self.service.start()
         wait_until(lambda: self.service.queries.switches_up() == len(METRO.switches))
         self.process()
@@ -146,8 +150,14 @@ class World:
     def step(self, seconds: float) -> None:
         self.clock.step(seconds)
 
+    def follow(self) -> None:
+        """Have a standby keep up with the ledger; it takes over at the next restart."""
+        self.standby = self.standby or self.build()
+        self.standby[1]._lifecycle.loader.follow(lambda: False)
+
     def restart(self) -> None:
-        """End the controller as a crash does: what is not in the ledger is lost."""
+        """End the controller as a crash does: what is not in the ledger is lost. A standby takes over, if there is one.
+        """
         self.service.stop()
         self.start()
         known = {name: found for name in self.ids if (found := self.ledger.find(name)) is not None}
@@ -277,6 +287,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("advance"), st.sampled_from([0.3, 10.0, 35.0, 120.0])),
     st.tuples(st.just("step"), st.sampled_from([-3600.0, -30.0, -5.0, -0.05, 0.05, 5.0, 30.0, 3600.0])),
     st.tuples(st.just("restart")),
+    st.tuples(st.just("follow")),
 )
 
 
@@ -293,6 +304,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         finally:
             made.set_ledger("ok")
             made.service.stop()
+            if made.standby is not None:
+                made.standby[0].close()
 
 
 def run(made: World, steps: list[Step]) -> None:
@@ -305,6 +318,8 @@ def run(made: World, steps: list[Step]) -> None:
 
 
 RESERVE: Step = ("reserve", 0, 5000.0, False, None, None)
+FOLLOW: Step = ("follow",)
+RESTART: Step = ("restart",)
 
 
 @settings(max_examples=20)
@@ -315,6 +330,11 @@ RESERVE: Step = ("reserve", 0, 5000.0, False, None, None)
 @example([("reserve", 0, 5000.0, False, 30.0, 60.0), ("set_ledger", "locked"), ("advance", 35.0), ("advance", 120.0)])
 @example([("reserve", 2, 5000.0, False, None, None), ("step", -3600.0), ("reserve", 3, 20.0, False, None, None)])
 @example([("reserve", 0, 20.0, True, None, None), ("step", 3600.0), ("change", "commit", 0, 20.0), ("step", -30.0)])
+@example([RESERVE, FOLLOW, ("set_span", 0, False), ("change", "modify", 0, 5000.0), RESTART, ("set_span", 0, True)])
+@example([
+    ("reserve", 1, 5000.0, True, None, None), FOLLOW, ("change", "commit", 0, 20.0), RESERVE, FOLLOW, ("step", 30.0),
+    ("reserve", 2, 5000.0, False, None, None), ("change", "release", 1, 20.0), RESTART,
+])
 def test_switches_follow_every_failure_at_once_and_nothing_is_forgotten(steps: list[Step]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch, world(monkeypatch) as made:
         run(made, steps)

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from controller.api.app import create_app
 from controller.domain.reservation import State
 from controller.errors import LedgerUnavailable
 from controller.security.audit import AuditLog
+from controller.service.ledger_writer import LedgerWriter
 from controller.storage.database import LOCK_TIMEOUT_S
 from controller.storage.ledger import IdempotencyKey, Ledger
 from machine.polling import wait_until
 from tests.unit.controller.service.test_setup import body, spec
 from tests.unit.controller.simulated_switches import running_service, serving
+from tests.unit.controller.storage.test_ledger import reservation
 
 PATIENCE_S = LOCK_TIMEOUT_S + 4.0
 """For a loud machine."""
@@ -61,6 +64,19 @@ def test_what_time_changes_takes_effect_while_the_ledger_is_locked_and_is_record
         assert service.ledger.find(short.id) == service.queries.stored(short.id)
         assert service.ledger.live() == [renewed]
         assert service.release(kept.id).state is State.RELEASED
+
+
+def test_what_was_queued_of_a_reservation_is_not_written_over_a_later_change_of_it(file: Path) -> None:
+    """Bounds told anew wait longer than requests; the ledger must not forget a release because of them."""
+    ledger, made = Ledger(f"sqlite:///{file}", "pair"), reservation()
+    writer = LedgerWriter(ledger, lambda _: None)
+    writer.write(made, are_new=True)
+    writer.queue(replace(made, version=made.version + 1), makes_room=False)
+    released = replace(made, version=made.version + 1).with_state(State.RELEASED)
+    writer.write(released)
+    assert writer.flush(everything=True)
+    assert ledger.find(made.id) == released
+    ledger.close()
 
 
 def test_the_first_request_waits_for_the_lock_and_no_longer(file: Path) -> None:
