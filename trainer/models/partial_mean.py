@@ -15,6 +15,9 @@ from torch import Tensor
 
 Sum = tuple[Tensor, Tensor]
 
+CHUNK = 16_384
+"""Values that are summed over all models before the next ones, so that they stay in the processor's cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartialMean:
@@ -79,11 +82,28 @@ def mean_of(total: PartialMean) -> dict[str, Tensor]:
 
 
 def _summed(values: Sequence[Tensor], shares: Sequence[float]) -> Sum:
-    high = _wide(values[0]) * shares[0]
-    low = torch.zeros_like(high)
-    for value, share in zip(values[1:], shares[1:], strict=True):
-        high, error = _exact_sum(high, _wide(value) * share)
-        low += error
+    first = _real(values[0])
+    high, low = (torch.empty(first.shape, dtype=torch.float64) for _ in range(2))
+    flat = [_real(value).reshape(-1) for value in values]
+    for start in range(0, first.numel(), CHUNK):
+        part = slice(start, start + CHUNK)
+        high.view(-1)[part], low.view(-1)[part] = _sum_of_parts([value[part] for value in flat], shares)
+    return high, low
+
+
+def _sum_of_parts(parts: Sequence[Tensor], shares: Sequence[float]) -> Sum:
+    """Return what `_exact_sum` of one after the other does, without new memory for every operation."""
+    high = parts[0].to(torch.float64) * shares[0]
+    low, total, error = torch.zeros_like(high), torch.empty_like(high), torch.empty_like(high)
+    for part, share in zip(parts[1:], shares[1:], strict=True):
+        added = part.to(torch.float64, copy=True).mul_(share)
+        torch.add(high, added, out=total)
+        torch.sub(total, high, out=error)
+        added.sub_(error)
+        torch.sub(total, error, out=error)
+        torch.sub(high, error, out=error)
+        low.add_(added.add_(error))
+        high, total = total, high
     return high, low
 
 
@@ -94,5 +114,5 @@ def _exact_sum(one: Tensor, other: Tensor) -> Sum:
     return total, (one - (total - part)) + (other - part)
 
 
-def _wide(value: Tensor) -> Tensor:
-    return (torch.view_as_real(value) if value.is_complex() else value).to(torch.float64)
+def _real(value: Tensor) -> Tensor:
+    return torch.view_as_real(value) if value.is_complex() else value
