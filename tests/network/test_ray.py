@@ -71,31 +71,41 @@ def ray_nodes(network: Network, logs: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
         Path(directory, "ray").mkdir()
         head = f"{network.note.host(CLOUDS[0]).management_ip}:{PORT}"
-        nodes: list[subprocess.Popen[bytes]] = []
-        try:
+        with contextlib.ExitStack() as running:
             for name in CLOUDS:
-                where = [f"--address={head}"] if nodes else ["--head", f"--port={PORT}", "--include-dashboard=false"]
+                where = [f"--address={head}"]
+                if name == CLOUDS[0]:
+                    where = ["--head", f"--port={PORT}", "--include-dashboard=false"]
                 command = network.command_in(name, [
                     sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *where,
                     f"--node-ip-address={network.note.host(name).management_ip}", "--num-cpus=1",
                     f"--object-store-memory={STORE_BYTES}"])
-                log = logs / f"ray-{name}.log"
-                with log.open("wb") as output:
-                    nodes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                                  env={**os.environ, "RAY_TMPDIR": directory}, start_new_session=True))
-                if len(nodes) == 1:
-                    wait_until(lambda log=log: "To add another node" in log.read_text(), 60)  # type: ignore[misc]
+                start_node(command, logs / f"ray-{name}.log", directory, running)
             yield head
-        finally:
-            for node in reversed(nodes):
-                node.terminate()
-            for node in reversed(nodes):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    node.wait(20)
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(node.pid, signal.SIGKILL)
-                node.wait()
         wait_until(lambda: not processes_of(directory), 30)
+
+
+def start_node(command: list[str], log: Path, directory: str, running: contextlib.ExitStack) -> None:
+    """Start a node; again where the machine is so loaded that Ray's own limit of 30 s for its start passes."""
+    for _ in range(3):
+        with log.open("wb") as output:
+            node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                    env={**os.environ, "RAY_TMPDIR": directory}, start_new_session=True)
+        running.callback(end_node, node)
+        wait_until(lambda node=node: node.poll() is not None or "Ray runtime started" in log.read_text())
+        if node.poll() is None or "timed out during startup" not in log.read_text():
+            break
+    assert node.poll() is None, log.read_text()
+
+
+def end_node(node: subprocess.Popen[bytes]) -> None:
+    """End a node with all its processes."""
+    node.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        node.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
 
 
 def processes_of(directory: str) -> list[str]:
