@@ -38,6 +38,12 @@ class UsageError(TrainerError):
     exit_code = EXIT_USAGE
 
 
+class DirectoryInUseError(UsageError):
+    """Another process trains in the directory of a run, or makes the runs of a sweep."""
+
+    code = "directory_in_use"
+
+
 class UserCodeError(UsageError):
     """A user's function or module failed; the text names it, its error, its file and line."""
 

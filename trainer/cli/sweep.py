@@ -14,6 +14,7 @@ from trainer.cli.preflight import check_names
 from trainer.config.sweep_file import LOCAL, Sweep, read_sweep
 from trainer.errors import NetworkError, TrainingFailedError, UsageError
 from trainer.processes import limits
+from trainer.records.run_control import registered
 
 PLACE = "edges", "map"
 """What a run has beside the options that `paceline cloud` has, too."""
@@ -40,7 +41,8 @@ def sweep(file: Path, out: Path | None, address: str, parallel: int | None) -> N
     directory = (out or Path("sweeps") / file.stem).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     at_once = parallel or described.parallel or (None if running is None else 1)
-    failed = run_sweep(described, directory, address, at_once, running, click.echo)
+    with registered(directory, "The sweep in"):
+        failed = run_sweep(described, directory, address, at_once, running, click.echo)
     if failed:
         raise TrainingFailedError(f"{failed} of {described.runs} runs have failed; the column sentence of "
                            f"{directory / 'results.csv'} says why. The same command runs them again.")

@@ -35,7 +35,7 @@ from trainer.errors import NetworkError, TrainerError, UsageError
 from trainer.processes import launch, limits
 from trainer.processes.collection import without_collection
 from trainer.records.resume import last_reservation, resumed_settings
-from trainer.records.run_control import registered
+from trainer.records.run_control import leave, registered
 
 if TYPE_CHECKING:
     from trainer.cloud.edge_session import EdgeSession
@@ -105,6 +105,8 @@ def train(
 
     changes = explicit_options(ctx, options)
     before = resumed_settings(resume, changes) if resume else None
+    if resume is not None:
+        ctx.with_resource(registered(resume))
     _check_place(_given(ctx, "local"), edges if _given(ctx, "edges") else None, controller, before)
     if before is not None:
         local, edges = before.map_name is None, len(before.edges)
@@ -133,36 +135,42 @@ def train(
     echo(f"Loading the data ({settings.data}) and checking the model on it.")
     notes = check_run(settings, names)
     directory = resume or new_run_directory(runs_dir)
-    edge_flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
-    if settings.collect is not None:
-        edge_flags += ["--collect", str(settings.collect)]
-    if settings.model is not None:
-        edge_flags += ["--model", settings.model]
-    edge_flags += ["--min-cut", str(min([settings.min_cut, *(cut for row in settings.cuts for cut in row)]))]
-    for flag, value in (("--loss", settings.loss), ("--metric", settings.metric)):
-        edge_flags += [] if value is None else [flag, value]
-    if settings.protect_labels:
-        edge_flags += ["--protect-labels"]
-    if settings.secure_aggregation:
-        edge_flags += ["--secure-aggregation"]
     cloud_flags = ["--resume", str(resume), *to_flags({name: options[name] for name in changes})] if resume else [
         *to_flags(options), "--run-dir", str(directory)]
     cloud_flags += ["--quiet"] if quiet else []
     cloud_flags += ["--json"] if as_json else []
     if running is None:
-        jobs = launch.local_processes(names, port, cloud_flags, edge_flags)
+        jobs = launch.local_processes(names, port, cloud_flags, _edge_flags(settings))
     else:
         cloud_flags += ["--controller", str(url), "--map", running.map_name]
-        jobs = launch.emulated_processes(running, port, cloud_flags, edge_flags)
+        jobs = launch.emulated_processes(running, port, cloud_flags, _edge_flags(settings))
     jobs = [launch.with_flags(job, _secrets(job.name, token_file, tls_dir)) for job in jobs]
     for note in notes:
         if as_json:
             print_json({"time": round(time.time(), 3), "event": "said", "sentence": note})
         else:
             echo(note)
-    echo(f"Starting the cloud and {len(names)} edges; each edge standardizes its data and measures the model's layers.")
     with registered(directory):
+        echo(f"Starting the cloud and {len(names)} edges; each edge standardizes its data and measures the model's "
+             "layers.")
         launch.run_processes(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
+
+
+def _edge_flags(settings: RunSettings) -> list[str]:
+    """Return the options of the edges of a run."""
+    flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
+    if settings.collect is not None:
+        flags += ["--collect", str(settings.collect)]
+    if settings.model is not None:
+        flags += ["--model", settings.model]
+    flags += ["--min-cut", str(min([settings.min_cut, *(cut for row in settings.cuts for cut in row)]))]
+    for flag, value in (("--loss", settings.loss), ("--metric", settings.metric)):
+        flags += [] if value is None else [flag, value]
+    if settings.protect_labels:
+        flags += ["--protect-labels"]
+    if settings.secure_aggregation:
+        flags += ["--secure-aggregation"]
+    return flags
 
 
 def _given(ctx: click.Context, name: str) -> bool:
@@ -289,7 +297,7 @@ def cloud(
     from trainer.models.device import check_device
     from trainer.records import checkpoint
     from trainer.records.progress import listener
-    from trainer.records.run_record import RunRecord, new_run_directory
+    from trainer.records.run_record import RunRecord, check_is_new, new_run_directory
     from trainer.records.sinks import with_sinks
     from trainer.transport.credentials import load_credentials
     from trainer.transport.sockets import check_local_address
@@ -299,6 +307,9 @@ def cloud(
     check_device(settings.device)
     node_credentials = load_credentials(True, tls_ca, tls_cert, tls_key, token_file)
     directory = resume or run_dir or new_run_directory(runs_dir)
+    if resume is None:
+        check_is_new(directory)
+    ctx.with_resource(registered(directory))
     shown = listener(quiet, as_json, settings.rounds)
     listen = with_sinks(shown, settings.tensorboard, settings.mlflow, directory, asdict(settings))
     if resume is None:
@@ -430,6 +441,7 @@ def edge(
     from trainer.edge.training_loop import EdgeSettings, run
     from trainer.transport.credentials import load_credentials
 
+    leave()
     if collect is not None and parse_partitioning(partition).kind != "iid":
         raise UsageError(f"--partition is {partition}; with --collect each edge takes its share of what arrives (iid).")
     node_credentials = load_credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)

@@ -70,7 +70,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 import yaml
 
 from trainer.config.objectives import is_as_good
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, UsageError
 from trainer.records.atomic_file import replace_durably
 from trainer.records.summary_file import SUMMARY, Fields, SummaryFiles, count_round, metric_of, read_summary
 
@@ -96,6 +96,17 @@ def new_run_directory(runs: Path) -> Path:
         except FileExistsError:
             continue
     raise FileExistsError(f"{runs} has no free name for a run started in this second.")
+
+
+def check_is_new(directory: Path) -> None:
+    """Check that a directory has no record, and create it.
+
+    Raises: UsageError.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if (directory / SUMMARY).exists():
+        raise UsageError(f"--run-dir is {directory}, which has the record of a run; resume that run with --resume "
+                         f"{directory}, or give a new directory.")
 
 
 class RunRecord:
