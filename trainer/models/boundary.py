@@ -64,6 +64,11 @@ class Boundary:
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, TensorSpec))
 
     @property
+    def is_one_tensor(self) -> bool:
+        """Whether a segment is a tensor that is in no tuple or mapping."""
+        return bool(self.structure == _pytree.tree_structure(0)) and isinstance(self.leaves[0], TensorSpec)
+
+    @property
     def trained(self) -> tuple[TensorSpec, ...]:
         """The tensors that have a gradient."""
         return tuple(spec for spec in self.tensors if spec.trained)
@@ -150,6 +155,9 @@ class LayerError(Exception):
 
 PROBES = (2, 3)
 """Numbers of samples that the layers are run with; not 1, which batch normalization does not take in training."""
+
+THIRD_PROBE = 11
+"""A number of samples that shows which shapes follow from the values of the samples."""
 
 
 def find_boundaries(layers: Sequence[nn.Module], batch: Callable[[int], Tensor]) -> list[Boundary]:
@@ -259,6 +267,11 @@ class Probe:
             for own, twin in zip(self.leaves, other.leaves, strict=True)
         ))
 
+    def fits(self, boundary: Boundary, samples: int) -> bool:
+        """Return whether this probe of that many samples has the shapes of a boundary."""
+        shapes = [leaf.shape for leaf in self.leaves if isinstance(leaf, _ProbedTensor)]
+        return shapes == [spec.shape(samples) for spec in boundary.tensors]
+
     @staticmethod
     def joined(probes: Sequence[Probe]) -> Probe:
         """Return the probe of one value, or of a tuple of several."""
@@ -298,13 +311,17 @@ def _leaf(layer: int, few: Any, more: Any) -> Any:
         return few
     elif type(few) is type(more) is int and (line := _affine(few, more)) is not None:
         return line
+    if not isinstance(few, (_ProbedTensor, *_CONSTANTS)):
+        raise BoundaryError(layer, f"makes a {type(few).__name__}; between layers there may be tensors and numbers, "
+                                   "alone or in tuples, lists and dictionaries")
     raise BoundaryError(layer, f"makes {_text([few])} of {PROBES[0]} samples and {_text([more])} of {PROBES[1]}; "
                                "shapes must grow in proportion to the samples")
 
 
 def _text(leaves: Sequence[Any]) -> str:
     return ", ".join(f"{str(leaf.dtype).removeprefix('torch.')} {leaf.shape}" if isinstance(leaf, _ProbedTensor)
-                     else repr(leaf) for leaf in leaves) or "nothing"
+                     else repr(leaf) if isinstance(leaf, _CONSTANTS) else f"a {type(leaf).__name__}"
+                     for leaf in leaves) or "nothing"
 
 
 def _affine(few: int, more: int) -> Affine | None:

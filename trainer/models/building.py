@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from trainer.models.frozen import Unchanging, find_unchanging
 from trainer.models.fx_split import is_plain_sequential, split_into_layers
 from trainer.models.lora import tune
 from trainer.models.rng import seeded
+from trainer.models.value_checks import check_values, copied_model, make_copyable
 from trainer.models.zoo import KINDS, MODELS, PRETRAINED, Integers, ModelSpec, SampleShape, check_model_name
 from trainer.plugins import is_plugin_name, load_function
 
@@ -82,8 +83,10 @@ def build_model(
                               constant_cuts(layers, boundaries, batch))
         model = _own_module(name, sample_shape, classes, objective)
         if isinstance(model, nn.Module):
+            make_copyable(model)
+            check_values(model, name)
             tune(model, tuning, name)
-        own = copy.deepcopy(model) if verify and isinstance(model, nn.Module) else None
+        own = copied_model(model, name) if verify and isinstance(model, nn.Module) else None
         layers = split_into_layers(model, name, batch)
         boundaries = check_layers(layers, name, batch, classes, objective)
         names = state_names(model, layers)
@@ -130,6 +133,8 @@ def _uncompiled(model: Any) -> Any:
     for part in list(model.modules()):
         if part._compiled_call_impl is not None:
             part._compiled_call_impl = None
+        if (forward := getattr(part.forward, "_torchdynamo_orig_callable", None)) is not None:
+            part.forward = MethodType(getattr(forward, "__func__", forward), part)
         for name, child in part._modules.items():
             part._modules[name] = None if child is None else _original(child)
     return model

@@ -69,6 +69,10 @@ def check_layers(
     except BoundaryError as error:
         raise UsageError(f"{name}: {layer_title(layers, error.layer)} {error}.") from error
     last, expected = boundaries[-1].tensors, objective.output_shapes(classes)
+    if not boundaries[-1].is_one_tensor:
+        raise UsageError(f"{name}: {layer_title(layers, len(layers))} returns {len(last)} "
+                         f"tensor{'s'[: len(last) != 1]} in a tuple or mapping; the last layer must return one tensor "
+                         "itself.")
     fits = len(boundaries[-1].leaves) == 1 and last[0].shape(7)[:1] == (7,) and last[0].dtype.is_floating_point
     if not fits or (expected and last[0].shape(7)[1:] not in expected):
         made = " and ".join(f"{str(spec.dtype).removeprefix('torch.')} {spec.shape(1)[1:]}" for spec in last)
@@ -100,8 +104,37 @@ def check_against_own(
         for training in (True, False):
             mode = f"in {'training' if training else 'evaluation'} mode, of {samples} sample{'s'[: samples > 1]}"
             with torch.random.fork_rng(devices=[]):
+                if samples > 1:
+                    _check_repeats(copy.deepcopy(own).train(training), batch(samples), f"{name}: %s ({mode})")
                 _compare(copy.deepcopy(own).train(training), _copies(layers, training),
                          boundaries, names, f"{name}: %s ({mode})", batch(samples))
+
+
+def _check_repeats(own: nn.Module, values: Tensor, sentence: str) -> None:
+    """Check that a second call makes the same values, with the same random numbers and the buffers of before.
+
+    A call that depends on the calls before by other things than buffers could not go on where the layer is moved to.
+
+    Raises: UsageError that names the first module which differs.
+    """
+    seed = torch.initial_seed()
+    buffers = [(buffer, buffer.clone()) for buffer in own.buffers()]
+    seen = _Outputs(own, "")
+    calls = []
+    for _ in range(2):
+        torch.manual_seed(seed)
+        try:
+            seen.calls, made = [], own(values.clone())
+        except Exception as error:
+            raise UserCodeError(sentence % f"the model fails: {describe_error(error)}") from error
+        calls.append([*seen.calls, ("", tensors_of(made))])
+        for buffer, before in buffers:
+            buffer.data.copy_(before)
+    for (path, first), (_, second) in zip(*calls, strict=False):
+        if len(first) != len(second) or not all(_are_close(*pair) for pair in zip(first, second, strict=True)):
+            raise UsageError(sentence % f"{path or 'the model'} makes other values of the same samples when it is "
+                             "called again: it keeps something between calls that is no buffer, or draws from a random "
+                             "generator of its own, which does not move with the layers")
 
 
 def _copies(layers: Sequence[nn.Module], training: bool) -> list[nn.Module]:
@@ -146,6 +179,10 @@ def _compare_state(own: nn.Module, layers: Sequence[nn.Module], names: Mapping[s
             other = theirs.get(names.get(f"{number - 1}.{key}", ""))
             if other is None:
                 continue
+            if other.grad is not None and other.grad.layout != torch.strided:
+                raise UsageError(sentence % f"{layer_title(layers, number)} makes a sparse gradient of "
+                                 f"{names[f'{number - 1}.{key}']}, which the optimizers here do not take; make it with "
+                                 "sparse=False")
             for what, a, b in (("values", value, other), ("gradients", value.grad, other.grad)):
                 zeros = torch.zeros_like(value)
                 if not _are_close(zeros if a is None else a, zeros if b is None else b):

@@ -7,7 +7,6 @@ or reshape stay with the preceding layer, and a parameter used in two places mer
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from trainer.errors import UsageError, UserCodeError
-from trainer.models.boundary import PROBES, BoundaryError, Probe, describe, to_boundary
+from trainer.models.boundary import PROBES, THIRD_PROBE, BoundaryError, Probe, describe, to_boundary
 from trainer.models.traced_layer import Section, TracedLayer, live_nodes, training_values
 from trainer.models.tracing import ModeGraph, TracedModel, attach, check_inputs, trace
+from trainer.models.value_checks import check_shapes_known, copied_model
 from trainer.plugins import describe_error
 
 _MERGED_WITH_PREVIOUS = (
@@ -51,6 +51,7 @@ def split_into_layers(model: object, name: str, batch: Batch) -> list[nn.Module]
                              "copied with its weights; use the module as it was before torch.jit.")
     if is_plain_sequential(model):
         return [layer for layer in model._modules.values() if layer is not None]  # children() leaves out repeated ones
+    check_shapes_known(model, name)
     _check_runs(model, name, batch)
     traced = trace(model, name, batch)
     training = _layer_starts(traced, _allowed_cuts(traced, batch))
@@ -83,8 +84,9 @@ def _check_runs(model: nn.Module, name: str, batch: Batch) -> None:
     """
     check_inputs(model, name)
     values = batch(PROBES[0])
+    copied = copied_model(model, name)
     try:
-        copy.deepcopy(model).train()(values)
+        copied.train()(values)
     except Exception as error:
         raise UserCodeError(f"{name} does not take samples of shape {describe(values)}: "
                             f"{describe_error(error)}.") from error
@@ -94,12 +96,11 @@ def _allowed_cuts(traced: TracedModel, batch: Batch) -> list[bool]:
     """Return, before each operation of the training graph, whether its live values can be a segment."""
     graph = traced.training
     live = live_nodes(graph.input, graph.operations, graph.result)[:-1]
-    runs = [_live_probes(traced, batch(samples), live) for samples in PROBES]
+    runs = [_live_probes(traced, batch(samples), live) for samples in (*PROBES, THIRD_PROBE)]
     allowed = []
-    for first, second in zip(*runs, strict=True):
+    for first, second, third in zip(*runs, strict=True):
         try:
-            to_boundary(0, first, second)
-            allowed.append(True)
+            allowed.append(third.fits(to_boundary(0, first, second), THIRD_PROBE))
         except BoundaryError:
             allowed.append(False)
     return allowed

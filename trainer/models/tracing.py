@@ -12,17 +12,21 @@ import io
 import logging
 import math
 import operator
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree
 
 from trainer.errors import UsageError
 from trainer.models.boundary import PROBES
 from trainer.models.lora import Adapted
+from trainer.models.traced_functions import autograd_functions_stay_whole
 from trainer.plugins import describe_error
 
 _OWN = "own"
@@ -144,7 +148,7 @@ class _Tracer(fx.Tracer):
         """Trace into a module, or make it one node."""
         before = len(self.graph.nodes)
         try:
-            with _unchanged(m):
+            with _unchanged(m), _drawing_nothing():
                 return super().call_module(m, forward, args, kwargs)
         except Exception:
             if m is self._own:
@@ -156,6 +160,29 @@ class _Tracer(fx.Tracer):
 
 class _StateChangedError(Exception):
     """A forward pass assigns a buffer or a number of its module, which a graph would not repeat."""
+
+
+class _RandomNumbersError(Exception):
+    """A forward pass draws random numbers that do not depend on its input: a graph would keep those of the trace."""
+
+
+@contextlib.contextmanager
+def _drawing_nothing() -> Iterator[None]:
+    """Have tracing draw no random numbers; the generators stay as they are.
+
+    Raises: _RandomNumbersError.
+    """
+    ours, pythons, numpys = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        same = (torch.equal(torch.get_rng_state(), ours) and random.getstate() == pythons
+                and repr(np.random.get_state()) == repr(numpys))
+        torch.set_rng_state(ours)
+        random.setstate(pythons)
+        np.random.set_state(numpys)
+    if not same:
+        raise _RandomNumbersError("its forward pass draws random numbers that do not depend on its input")
 
 
 @contextlib.contextmanager
@@ -196,7 +223,7 @@ def _trace_with_fx(model: nn.Module, name: str) -> TracedModel:
     for training in (True, False):
         root.train(training)
         modes[training] = _other_modes(model, training)
-        with _unchanged(model):
+        with _unchanged(model), _drawing_nothing(), autograd_functions_stay_whole():
             graph = _Tracer(model).trace(root)
         graphs.append(_mode_graph(graph, name))
     return _traced(root, graphs, modes)
@@ -210,7 +237,8 @@ def _trace_with_export(model: nn.Module, name: str, batch: Callable[[int], Tenso
     for training in (True, False):
         root.train(training)
         modes[training] = _other_modes(model, training)
-        program = torch.export.export(root, (batch(PROBES[0]),), dynamic_shapes=({0: samples},), strict=False)
+        with _drawing_nothing():
+            program = torch.export.export(root, (batch(PROBES[0]),), dynamic_shapes=({0: samples},), strict=False)
         modules.append(program.module(check_guards=False))
     holder = nn.Module()
     for module in modules:
@@ -263,10 +291,13 @@ def _mode_graph(graph: fx.Graph, name: str) -> ModeGraph:
         node.meta.pop("is_wrapped", None)  # else the code made of the graph disturbs later traces
     source = next(node for node in nodes if node.op == "placeholder")
     result = next(node for node in nodes if node.op == "output").args[0]
-    if isinstance(result, Sequence) and len(result) == 1 and isinstance(result[0], fx.Node):
-        result = result[0]  # torch.export returns a sequence of outputs
-    if not isinstance(result, fx.Node):
+    if isinstance(result, fx.Node) and isinstance(result.target, type) and issubclass(result.target, tuple):
+        nodes.remove(result)  # torch.fx makes a named tuple by an operation
+        result = (result.args, result.kwargs)
+    made = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, fx.Node)]
+    if len(made) != 1 or isinstance(result, str):
         raise UsageError(f"{name} returns {result!r}; it must return one tensor.")
+    (result,) = made  # alone, or in a tuple or mapping
     return ModeGraph(source, tuple(node for node in nodes if node.op not in ("placeholder", "output", "get_attr")),
                      result)
 

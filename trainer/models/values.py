@@ -97,7 +97,7 @@ class _GivenGradient(torch.autograd.Function):
         """Keep the gradient, in the output's order in memory: operations on two orders are slow."""
         ctx.gradient = gradient if gradient.stride() == output.stride() else torch.empty_like(
             output, dtype=gradient.dtype).copy_(gradient)
-        return output.new_zeros(())
+        return output.new_zeros((), dtype=output.real.dtype)
 
     @staticmethod
     def backward(ctx: Any, *_ones: Any) -> tuple[Tensor, None]:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
+from tests.unit.trainer.models import unusual
 from tests.unit.trainer.models.encoders import Encoder
 from trainer.errors import ModelFailedError, TrainerError, UsageError, UserCodeError
 from trainer.models.averaging import average
@@ -27,6 +28,7 @@ from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel, ServerModel
 from trainer.models.stage import Stage
+from trainer.models.value_checks import SENT_TYPES
 from trainer.protocol import framing, messages, segments
 
 Build = Callable[..., BuiltModel]
@@ -213,8 +215,8 @@ def test_the_mode_is_not_frozen_by_tracing(build: Build, kind: str) -> None:
     torch.testing.assert_close(values, expected)
 
 
-class BakedNoise(nn.Module):
-    """Random numbers that do not depend on the input are drawn once, when the model is traced."""
+class OwnNoise(nn.Module):
+    """Random numbers that do not depend on the input: torch.fx would draw them once, when it traces."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +231,82 @@ class BakedNoise(nn.Module):
 def test_layers_that_compute_something_else_are_refused_with_layer_and_mode(build: Build) -> None:
     with pytest.raises(UsageError, match=r"layer \d \(Linear\) makes other values when the model is cut into layers "
                                          r"than in the model itself \(in training mode, of 2 samples\)"):
-        build(BakedNoise)
+        build(unusual.Autocast)
+
+
+def numpys_noise(net: Any, values: Tensor) -> Tensor:
+    made: Tensor = net.b(net.a(values) * (1 + float(np.random.rand())))
+    return made
+
+
+def deciding(net: Any, values: Tensor) -> Tensor:
+    made: Tensor = net.b(values if torch.rand(()).item() < 0.5 else net.a(values))
+    return made
+
+
+def test_random_numbers_are_not_drawn_once_when_the_model_is_traced(build: Build) -> None:
+    layers = build(OwnNoise).layers
+    hidden = [layers[0](torch.ones(1, 8)) for _ in range(2)]
+    assert not hidden[0].equal(hidden[1])
+    for function in (numpys_noise, deciding):
+        with pytest.raises(UsageError, match=r"traced neither by torch.fx .*its forward pass draws random numbers that "
+                                             "do not depend on its input"):
+            build(lambda function=function: Net(function, a=linear(), b=linear(8, 3)))
+
+
+MISFITS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "counter": (lambda: nn.Sequential(linear(), unusual.Counting(), linear(8, 3)), "keeps something between calls"),
+    "memory": (unusual.Remembering, r"makes other values of the same samples when it is called again: .*\(in training"),
+    "own generator": (lambda: nn.Sequential(linear(), unusual.OwnGenerator(), linear(8, 3)), "random generator of its"),
+    "gradient hook": (unusual.with_gradient_hook, r"0 \(Linear\) has 0.weight, whose gradient has a hook"),
+    "sparse buffer": (lambda: unusual.with_buffer(torch.eye(8).to_sparse()), r"0 \(Linear\) has 0.extra, a sparse"),
+    "float8": (lambda: unusual.with_buffer(torch.ones(8).to(torch.float8_e4m3fn)), "of type float8_e4m3fn, which can"),
+    "meta": (lambda: unusual.with_buffer(torch.ones(8, device="meta")), r"which has no values \(device meta\)"),
+    "inference": (unusual.made_for_inference, r"0 \(Linear\) has 0.weight, which was made in torch.infer"),
+    "generator": (lambda: unusual.with_attribute(number for number in ()), "users:model cannot be copied: TypeError"),
+    "sparse gradient": (lambda: nn.Sequential(nn.Embedding(90, 8, sparse=True), nn.Flatten(), linear(96, 3)),
+                        r"layer 1 \(Embedding\) makes a sparse gradient of 0.weight"),
+    "mapping at the end": (lambda: nn.Sequential(linear(), unusual.TwoLast()), r"layer 2 \(TwoLast\) returns 1 tensor"),
+    "lazy": (lambda: Net(lambda net, values: net.b(net.a(values)), a=nn.LazyLinear(8), b=linear(8, 3)),
+             r"a \(LazyLinear\) has parameters without a shape until it has seen a sample"),
+    "packed between layers": (lambda: nn.Sequential(Net(lambda _, values: pack_padded_sequence(
+        values, torch.full((len(values),), 7), batch_first=True)), nn.LSTM(5, 8), Net(lambda _, made: made[1][0][-1]), linear(8, 3)),
+        r"layer 1 \(Net\) makes a PackedSequence; between layers there may be tensors and numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_what_cannot_be_trained_in_parts_is_refused_in_one_sentence(build: Build, kind: str) -> None:
+    model, sentence = MISFITS[kind]
+    shape = {"sparse gradient": (12,), "packed between layers": (7, 5)}.get(kind, (8,))
+    with pytest.raises(UsageError, match=sentence) as caught:
+        build(model, *shape, integers=(0, 89) if kind == "sparse gradient" else None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_modules_that_are_quantized_are_refused(build: Build) -> None:
+    with pytest.raises(UsageError, match=r"0._packed_params .*has dtype in its state, which is no tensor"):
+        build(lambda: torch.ao.quantization.quantize_dynamic(nn.Sequential(linear(8, 3)), {nn.Linear}))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_compiled_forward_pass_is_undone(build: Build) -> None:
+    class Compiled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = linear(), linear(8, 3)
+
+        @torch.compile
+        def forward(self, values: Tensor) -> Tensor:
+            outputs: Tensor = self.b(self.a(values))
+            return outputs
+
+    assert len(build(Compiled).layers) == 2
+
+
+def test_types_that_can_be_sent_are_those_of_frames() -> None:
+    assert set(framing._DTYPES.values()) == SENT_TYPES
 
 
 class Squeezing(nn.Module):
@@ -434,10 +511,22 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, int]
     "encoder": (Encoder, (12,), (0, 89)),
     "exported encoder": (lambda: Encoder(by_length=True), (12,), (0, 89)),
     "encoder of one layer": (lambda: Encoder(shared=True), (12,), (0, 89)),
+    "autograd function": (unusual.StraightThrough, (8,), None),
+    "autograd function inside": (lambda: unusual.StraightThrough(unusual.StraightThrough()), (8,), None),
+    "named tuple": (unusual.Named, (8,), None),
+    "mapping": (lambda: unusual.Named(as_mapping=True), (8,), None),
+    "complex": (unusual.Fourier, (8,), None),
+    "computed weights": (unusual.Normed, (8,), None),
+    "hard mixture": (unusual.HardMixture, (8,), None),
+    "random depth": (unusual.Deep, (8,), None),
+    "tied": (unusual.Tied, (12,), (0, 89)),
+    "unpooling": (unusual.Unpooled, (3, 8, 8), None),
+    "expanded buffer": (unusual.Expanded, (8,), None),
     "tokens": (lambda: nn.Sequential(Tokens(), linear(96, 8), nn.ReLU(), linear(8, 3)), (12,), (0, 89)),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")  # weight_norm
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_cut_anywhere_equals_training_uncut(build: Build, kind: str) -> None:
     """One step at every cut, over encoded frames, gives the values of a step with all layers in the cloud."""
