@@ -10,7 +10,8 @@ from pathlib import Path
 from tests.processes.test_trainer_local import finish, paceline, wait_for_event
 from tests.processes.training import free_ports
 
-FLAGS = ("--local", "--rounds", "400", "--steps", "2", "--batch", "16", "--average-every", "1", "--cuts", "2", "--quiet")
+FLAGS = ("--local", "--rounds", "400", "--steps", "2", "--batch", "16", "--average-every", "1", "--cuts", "2",
+         "--quiet")
 
 
 def test_of_two_commands_for_one_run_the_second_is_refused_and_after_a_kill_the_run_goes_on(tmp_path: Path) -> None:
@@ -22,8 +23,8 @@ def test_of_two_commands_for_one_run_the_second_is_refused_and_after_a_kill_the_
         for command in (["train", "--resume", str(run)], ["cloud", "--resume", str(run), "--bind", "127.0.0.1:1999"]):
             code, _, err = finish(paceline(*command))
             assert code == 2, err
-            assert err == (f"Error: The run in {run} belongs to process {first.pid}, which still runs; wait for its end, "
-                           "or stop it.\n")
+            assert err == (f"Error: The run in {run} belongs to process {first.pid}, which still runs; wait for its "
+                           "end, or stop it.\n")
         os.kill(first.pid, signal.SIGKILL)
     finally:
         first.kill()

@@ -270,7 +270,8 @@ MISFITS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "lazy": (lambda: Net(lambda net, values: net.b(net.a(values)), a=nn.LazyLinear(8), b=linear(8, 3)),
              r"a \(LazyLinear\) has parameters without a shape until it has seen a sample"),
     "packed between layers": (lambda: nn.Sequential(Net(lambda _, values: pack_padded_sequence(
-        values, torch.full((len(values),), 7), batch_first=True)), nn.LSTM(5, 8), Net(lambda _, made: made[1][0][-1]), linear(8, 3)),
+        values, torch.full((len(values),), 7), batch_first=True)), nn.LSTM(5, 8),
+        Net(lambda _, made: made[1][0][-1]), linear(8, 3)),
         r"layer 1 \(Net\) makes a PackedSequence; between layers there may be tensors and numbers"),
 }
 
