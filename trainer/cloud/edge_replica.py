@@ -20,6 +20,7 @@ from trainer.models.boundary import Boundary, has_gradients
 from trainer.models.building import BuiltModel, build_model, random_batch
 from trainer.models.frozen import copy_sharing
 from trainer.models.layer_checks import check_layers
+from trainer.models.lora_ranks import set_rank, widened
 from trainer.models.objective import build_loss, confusion_counts, metric_sums
 from trainer.models.rng import draws_random
 from trainer.models.shared_trunk import joint_layers
@@ -40,7 +41,8 @@ class EdgeReplica:
     """The cloud's model for one edge. `batch`: samples per mini-batch; `max_cut`: limit after the edge was late.
 
     `joint`: of every layer whether it can run on the rows of several edges at once. `kept`: segments that the edge need
-    not send again; `held_out`: those of its held-out samples.
+    not send again; `held_out`: those of its held-out samples. `rank`: how many rows of its adapters it trains; None:
+    all.
     """
 
     session: EdgeSession
@@ -56,6 +58,7 @@ class EdgeReplica:
     max_cut: int | None = None
     kept: KeptSegments | KeptElsewhere | None = None
     held_out: KeptSegments | KeptElsewhere | None = None
+    rank: int | None = None
 
     @property
     def name(self) -> str:
@@ -123,7 +126,7 @@ class EdgeReplica:
 
         Raises: ProtocolError if the tensors from the edge are not its layers after at most `max_steps` steps.
         """
-        part = self.model.stage
+        part, from_edge = self.model.stage, widened(from_edge, self.rank)
         check_layers(part, [*range(part.first), *range(part.last, len(part.layers))], from_edge, max_steps,
                      with_state=not part.optimizer.reset)
         return self._sorted(from_edge)
@@ -145,6 +148,11 @@ class EdgeReplica:
     def start_at(self, cut: int) -> None:
         """Set the first cut; both sides have built the same model, so no layers are sent."""
         self.model.stage.first = cut
+
+    def set_rank(self, rank: int | None) -> None:
+        """Train only so many rows of its adapters; None: all."""
+        self.rank = rank
+        set_rank(self.model.stage.layers, rank)
 
     def layers_to_send(self, cut: int) -> dict[str, Tensor]:
         """Return the layers, with their optimizer state, that move to the edge for a new `cut`."""

@@ -45,14 +45,15 @@ class Keeping:
     ) -> EdgeForecast:
         """Return the forecast with the planned option alone, as it is in round `number`: the step with most to send."""
         option = next(option for option in forecast.options
-                      if (option.cut, option.codec) == (planned.cut, planned.codec))
+                      if (option.cut, option.codec, option.rank) == (planned.cut, planned.codec, planned.rank))
         if not option.keep:
             return replace(forecast, options=(option,))
         sent = self._sent(replica, option.cut, option.codec).copy()
         steps = range((number - 1) * self.steps, number * self.steps)
         rows = max(len(rows) for step in steps for rows in sent.take(replica.micro_batches_of(step)))
         (whole,) = self.forecaster.forecasts({replica.name: mss_bytes}, {replica.name: [option.cut]})
-        forward_s = next(other.forward_s for other in whole.options if other.codec == option.codec)
+        forward_s = next(other.forward_s for other in whole.options
+                         if (other.codec, other.rank) == (option.codec, option.rank))
         share = rows / replica.samples_of(replica.micro_batches - 1)
         up_bits = self.forecaster.up_bits(replica.name, mss_bytes, option.cut, option.codec, rows)
         option = replace(option, forward_s=share * forward_s, up_bits=up_bits + option.tail_up_bits)

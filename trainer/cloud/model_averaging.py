@@ -20,6 +20,7 @@ from trainer.config.settings import RunSettings
 from trainer.errors import ConnectionLostError, ProtocolError
 from trainer.models.aggregation import aggregate
 from trainer.models.averaging import limited_weights
+from trainer.models.lora_ranks import average_by_rank
 from trainer.models.objective import metric_value
 from trainer.models.server_optimizer import ServerOptimizerConfig, ServerState, parameter_names, server_step
 from trainer.protocol import messages
@@ -194,6 +195,9 @@ class ModelAveraging:
         stored = {name: model for name, model in models.items() if isinstance(model, StoredModel)}
         if not stored:
             settings = self._settings
+            ranks = [rank for name in here if (rank := self._replicas[name].rank) is not None]
+            if len(ranks) == len(here):
+                return average_by_rank(list(here.values()), weights, ranks, previous)
             return aggregate(settings.aggregate, list(here.values()), weights, previous, settings.tolerate,
                              settings.clip_updates)
         assert self._edge_manager.workers is not None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.cloud.made_ahead import MadeAhead
 from trainer.cloud.private_averaging import check_private_model
-from trainer.config.fine_tuning import ALL_TRAINED, FineTuning, parse_fine_tuning
+from trainer.config.fine_tuning import ALL_TRAINED, AUTO_RANKS, FineTuning, parse_fine_tuning
 from trainer.config.objectives import METRICS, NEXT_TOKEN, Objective, choose_objective, parse_schedule, target_mistake
 from trainer.config.settings import RunSettings
 from trainer.data.standardization import (
@@ -30,10 +30,13 @@ from trainer.models.building import BuiltModel, build_model, random_batch
 from trainer.models.causal_check import check_causal
 from trainer.models.chain_check import CLASSES
 from trainer.models.frozen import backward_layers, digest
+from trainer.models.lora import adapters
+from trainer.models.lora_ranks import set_rank
 from trainer.models.objective import check_loss
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.split_model import tail_protects_labels
 from trainer.models.zoo import Integers, check_model_name, choose_model, takes_whole_numbers
+from trainer.planning.forecasts import AdapterCosts
 from trainer.profiling.layer_costs import LayerCost, layer_costs
 from trainer.protocol.messages import JoinRequest, Prepare
 
@@ -43,7 +46,7 @@ class Preparation:
     """The message for all edges, the reasons for its contents, the layers' costs, boundaries, names and fixed values.
 
     `constant`: for every cut whether its segments depend on their samples alone; `unchanging`: the values that training
-    does not change, `<layer>.<name>`.
+    does not change, `<layer>.<name>`. `adapters`: what they cost, if each edge gets a rank of its own.
     """
 
     message: Prepare
@@ -53,6 +56,7 @@ class Preparation:
     names: Mapping[str, str]
     unchanging: Mapping[str, Tensor]
     reasons: dict[str, object]
+    adapters: AdapterCosts | None = None
 
 
 def prepare(
@@ -120,8 +124,26 @@ def prepare(
             f"The edges have different classes: {skew:.0%} of the samples would have to change theirs for all edges to "
             "be alike. Their models drift apart between averagings; a smaller --average-every or --learning-rate helps."
         )
+    has_ranks = tuning.lora is not None and tuning.lora.auto
     return Preparation(message, costs, tuple(built.boundaries), built.constant, built.names,
-                        _fixed_values(built), reasons)
+                       _fixed_values(built), reasons,
+                       _adapter_costs(built, costs, sample_shape, integers) if has_ranks else None)
+
+
+def _adapter_costs(
+    built: BuiltModel, costs: Sequence[LayerCost], sample_shape: tuple[int, ...], integers: Integers | None
+) -> AdapterCosts:
+    """Return what adapters cost: FLOPs grow in proportion to their rank."""
+    set_rank(built.layers, 1)
+    least = layer_costs(built.layers, sample_shape, partial(random_batch, sample_shape=sample_shape, integers=integers),
+                        built.unchanging)
+    set_rank(built.layers, None)
+    most = AUTO_RANKS[-1]
+    shares = [(cost.work_flops - one.work_flops) * most / (most - 1) / cost.work_flops if cost.work_flops else 0.0
+              for cost, one in zip(costs, least, strict=True)]
+    rows = [sum(value.nbytes for module in adapters(layer).values() for value in (module.lora_A, module.lora_B)) // most
+            for layer in built.layers]
+    return AdapterCosts(tuple(shares), tuple(rows))
 
 
 def _fixed_values(built: BuiltModel) -> dict[str, Tensor]:

@@ -75,7 +75,8 @@ def round_row(
     transfer_rows = [row for step in steps for row in _transfer_rows(step, grant.broken)]
     edges = [
         _edge_row(edge, grant, [step.edges[edge.edge] for step in steps], plan,
-                  {"edge": edge.edge, "cut": edge.cut, "codec": edge.codec, "samples": batches[edge.edge] * len(steps),
+                  {"edge": edge.edge, "cut": edge.cut, "codec": edge.codec,
+                   **({} if edge.rank is None else {"rank": edge.rank}), "samples": batches[edge.edge] * len(steps),
                    **sizes[edge.edge]})
         for edge in plan.edges
     ]

@@ -249,6 +249,8 @@ class TrainingLoop:
                 pace_bytes_per_s(down.rate_bps, mss) if grant.reserved and down.rate_bps else None)
             if number == 1:
                 replica.start_at(edge.cut)
+            self._state.forecaster.fix_rank(edge.edge, edge.rank)
+            replica.set_rank(self._state.forecaster.rank_of(edge.edge))
             try:
                 layers = replica.layers_to_send(edge.cut)
             except ConnectionLostError as error:
@@ -261,6 +263,7 @@ class TrainingLoop:
                     gradient_codec=self._state.codec_selector.gradient_codec_for(edge.codec),
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved and up.rate_bps else None,
                     keep=self._state.keep_segments(replica, edge),
+                    rank=replica.rank,
                 ),
                 layers,
             )

@@ -22,6 +22,7 @@ from trainer.cloud.remote_replica import RemoteReplica
 from trainer.cloud.round_planning import check_min_cut, place_on_workers, plan_training_round
 from trainer.cloud.secure_averaging import value_names
 from trainer.cloud.step_timing import StepResult
+from trainer.config.fine_tuning import AUTO_RANKS
 from trainer.config.objectives import SHARES
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
@@ -273,6 +274,9 @@ class TrainingState:
             if self.recipe.secure_aggregation:
                 names = value_names(replica)
                 up = ELEMENT_BYTES * length_of(replica.model.stage.state_dict(0, len(state)), names)
+            elif replica.rank is not None and self._preparation.adapters is not None:
+                unused = AUTO_RANKS[-1] - replica.rank
+                up -= unused * sum(self._preparation.adapters.row_bytes[: replica.cut])
             volumes[name] = max(1, int(l2_bits(up, mss_bytes) / 8)), max(1, int(l2_bits(down, mss_bytes) / 8))
         return volumes
 
@@ -322,7 +326,8 @@ class TrainingState:
         batches = {name: replica.batch for name, replica in self.replicas.items()}
         state_bytes = self._state_bytes(recipe.optimizer.values_per_parameter)
         return StepForecaster(layers, self._cloud_layers, self._preparation.boundaries, batches, recipe.micro,
-                              state_bytes, self.codec_selector, recipe.tail, recipe.objective.target_bytes)
+                              state_bytes, self.codec_selector, recipe.tail, recipe.objective.target_bytes,
+                              self._preparation.adapters)
 
     def _state_bytes(self, values_per_parameter: int) -> list[int]:
         return [cost.sent_bytes + (values_per_parameter - 1) * cost.trained_bytes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, get_args
 
-from trainer.config.fine_tuning import parse_fine_tuning
+from trainer.config.fine_tuning import auto_rank_mistakes, parse_fine_tuning
 from trainer.config.objectives import name_mistakes, parse_schedule, target_mistake
 from trainer.config.partitioning import DATA_SETS, parse_partitioning, task_of
 from trainer.config.privacy_budget import parse_privacy_budget
@@ -148,6 +148,10 @@ class RunSettings:
         parse_fine_tuning(self.freeze, self.lora)
         mistakes = [sentence for is_wrong, sentence in self._checks() if is_wrong]
         mistakes += name_mistakes(self.loss, self.metric, self.better)
+        mistakes += auto_rank_mistakes(self.lora, {
+            f"--aggregate {self.aggregate}": self.aggregate != "mean", "--clip-updates": self.clip_updates is not None,
+            "--dp": self.dp is not None, "--secure-aggregation": self.secure_aggregation, "--ray": self.ray is not None,
+            "--policy": self.policy is not None, "--moments keep": self.moments == "keep"})
         if self.dp is not None:
             try:
                 parse_privacy_budget(self.dp, len(self.edges))

@@ -43,6 +43,7 @@ from trainer.errors import (
 from trainer.models.boundary import Boundary
 from trainer.models.building import build_layers, build_model
 from trainer.models.frozen import digest, initial_digest
+from trainer.models.lora_ranks import narrowed, set_rank
 from trainer.models.objective import build_loss, confusion_counts, metric_size, metric_sums
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.split_model import ClientModel, tail_protects_labels
@@ -291,7 +292,8 @@ class Edge:
                 self._require_plain("its layers")
                 if collect.pace_bytes_per_s is not None:
                     self._cloud.connection.pace(collect.pace_bytes_per_s)
-                self._cloud.connection.send(messages.ModelUpdate(), self._model.export_layers())
+                self._cloud.connection.send(messages.ModelUpdate(),
+                                            narrowed(self._model.export_layers(), self._plan.rank))
             case messages.SumRequest() | messages.SumPeers() | messages.SumShares() | messages.Unmask() as message:
                 self._answer_in_sum(message)
             case messages.CollectHeldOut() as collect:
@@ -417,6 +419,7 @@ class Edge:
         if plan.cut < self._model.cut:
             self._require_plain(f"its layers from {plan.cut} on")
         leaving = self._model.move_cut(plan.cut, received.frame.tensors)
+        set_rank(self._model.stage.layers, plan.rank)
         self._plan = plan
         self._first_runs.run(plan.cut if self._recipe.tail is None else len(self._model.stage.layers))
         self._step.keep_sent(plan)

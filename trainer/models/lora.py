@@ -31,13 +31,25 @@ PARTS = ("lora_A", "lora_B")
 class Adapted(nn.Module):
     """Mixed into a module's class: its parameters `lora_A` and `lora_B`.
 
-    `adapter_rows`: whose adapters apply to which rows, while the rows of several edges are in one batch.
+    `adapter_rows`: whose adapters apply to which rows, while the rows of several edges are in one batch. `lora_rank`:
+    in training mode only so many rows of A and columns of B count (`trainer.models.lora_ranks`); None: all.
     """
 
     lora_A: nn.Parameter  # noqa: N815 - PEFT's names
     lora_B: nn.Parameter  # noqa: N815
     lora_scale: float
+    lora_rank: int | None = None
     adapter_rows: AdapterRows | None = None
+
+    def factors(self, room: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return A and B as far as they count, with zeros up to `room` rows."""
+        if not self.training or self.lora_rank is None:
+            return self.lora_A, self.lora_B
+        first, second = self.lora_A[: self.lora_rank], self.lora_B[:, : self.lora_rank]
+        if room is None:
+            return first, second
+        missing = room - self.lora_rank
+        return functional.pad(first, (0, 0, 0, missing)), functional.pad(second, (0, missing))
 
     def added(self, values: Tensor) -> Tensor:
         """Return scale x B A x of all rows."""
@@ -90,15 +102,18 @@ class LoraLinear(nn.Linear, Adapted):
         if len({rows for _, rows in runs}) > 1:
             return outputs + self.added(values)
         # All adapters at once, each on as many rows; what they add takes no memory of its own.
-        first = torch.stack([module.lora_A for module, _ in runs])
-        second = torch.stack([module.lora_B for module, _ in runs])
+        ranks = {module.lora_rank for module, _ in runs}
+        room = None if len(ranks) == 1 else max(rank or len(self.lora_A) for rank in ranks)
+        factors = [module.factors(room) for module, _ in runs]
+        first, second = torch.stack([pair[0] for pair in factors]), torch.stack([pair[1] for pair in factors])
         low = self.lora_scale * torch.bmm(values.reshape(len(runs), -1, self.in_features), first.mT)
         wide = outputs.reshape(len(runs), -1, self.out_features)
         return torch.baddbmm(wide, low, second.mT).view(outputs.shape)
 
     def added_by(self, module: Adapted, values: Tensor) -> Tensor:
         """Return scale x A B of x."""
-        return self.lora_scale * functional.linear(functional.linear(values, module.lora_A), module.lora_B)
+        first, second = module.factors()
+        return self.lora_scale * functional.linear(functional.linear(values, first), second)
 
 
 class LoraConv1d(nn.Conv1d, Adapted):
@@ -111,7 +126,8 @@ class LoraConv1d(nn.Conv1d, Adapted):
 
     def added_by(self, module: Adapted, values: Tensor) -> Tensor:
         """Return what the adapter adds."""
-        return self.lora_scale * functional.conv1d(self._conv_forward(values, module.lora_A, None), module.lora_B)
+        first, second = module.factors()
+        return self.lora_scale * functional.conv1d(self._conv_forward(values, first, None), second)
 
 
 class LoraConv2d(nn.Conv2d, Adapted):
@@ -124,7 +140,8 @@ class LoraConv2d(nn.Conv2d, Adapted):
 
     def added_by(self, module: Adapted, values: Tensor) -> Tensor:
         """Return what the adapter adds."""
-        return self.lora_scale * functional.conv2d(self._conv_forward(values, module.lora_A, None), module.lora_B)
+        first, second = module.factors()
+        return self.lora_scale * functional.conv2d(self._conv_forward(values, first, None), second)
 
 
 ADAPTED: dict[type[nn.Module], type[nn.Module]] = {
@@ -202,6 +219,7 @@ def merge(model: nn.Module) -> None:
             added = module.lora_B.flatten(1) @ module.lora_A.flatten(1)
             weight.add_(module.lora_scale * added.view_as(weight))
         del module.lora_A, module.lora_B, module.__dict__["lora_scale"]
+        module.__dict__.pop("lora_rank", None)
         module._forward_hooks = type(module._forward_hooks)(
             (key, hook) for key, hook in module._forward_hooks.items() if hook is not _no_hook)
         plain = next(plain for plain, adapted in ADAPTED.items() if adapted is type(module))

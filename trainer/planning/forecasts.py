@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+from trainer.config.fine_tuning import AUTO_RANKS
 from trainer.models.boundary import Boundary
 from trainer.models.stage import split_evenly
 from trainer.planning.codec_selection import CodecSelector
@@ -17,6 +18,15 @@ from trainer.protocol import framing, segments
 from trainer.protocol.codec import Codec
 from trainer.transport.pacing import transfer_bits, wire_bits
 
+
+@dataclass(frozen=True, slots=True)
+class AdapterCosts:
+    """For every layer: the part of its work that adapters of the greatest rank take, and the bytes of each row."""
+
+    shares: tuple[float, ...]
+    row_bytes: tuple[int, ...]
+
+
 FRAME_BYTES = framing.PREFIX.size + 340
 """Prefix, header and tensor padding of the frame of a segment or gradient."""
 
@@ -25,7 +35,7 @@ class StepForecaster:
     """Forecasts the step options of every edge; holds a predictor per edge, one for the cloud, and the codec selector.
 
     `tail` is the first layer of the edges' tail if labels are protected. `target_bytes`: of a sample's target in a
-    segment.
+    segment. `adapters`: if every edge gets a rank of its own.
     """
 
     def __init__(
@@ -39,8 +49,11 @@ class StepForecaster:
         codec_selector: CodecSelector,
         tail: int | None = None,
         target_bytes: int = 1,
+        adapters: AdapterCosts | None = None,
     ) -> None:
         self._target_bytes = target_bytes
+        self._adapters = adapters
+        self._ranks: dict[str, int] = {}
         self._edges: dict[str, Predictor] = {}
         self._tails: dict[str, TailPredictor] = {}
         self.tail = tail
@@ -72,6 +85,7 @@ class StepForecaster:
             "edges": edges,
             "tails": tails,
             "guard": self.codec_selector.state_dict(),
+            "ranks": self._ranks,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -80,6 +94,16 @@ class StepForecaster:
         self.codec_selector.load_state_dict(state["guard"])
         self._edges |= {name: Predictor.from_json(edge) for name, edge in state["edges"].items()}
         self._tails |= {name: TailPredictor.from_json(tail) for name, tail in state.get("tails", {}).items()}
+        self._ranks |= state.get("ranks", {})
+
+    def fix_rank(self, edge: str, rank: int | None) -> None:
+        """Keep the rank of an edge's adapters that the first plan has chosen; what it takes is measured from now on."""
+        if rank is not None:
+            self._ranks.setdefault(edge, rank)
+
+    def rank_of(self, edge: str) -> int | None:
+        """Return the rank of an edge's adapters; None if it has none of its own."""
+        return self._ranks.get(edge)
 
     def forecasts(
         self, mss_bytes: Mapping[str, int], cuts: Mapping[str, Collection[int]], unprotected: bool = False
@@ -154,10 +178,31 @@ class StepForecaster:
             return Option(cut, codec, forward_s[cut], backward_s[cut], cloud_s[cut], up_bits, down_bits, tail_up_bits,
                           tail_down_bits)
 
-        options = tuple(option(cut, *codecs) for cut in cuts for codecs in self.codec_selector.allowed_codecs().items())
+        options = tuple(ranked for cut in cuts for codecs in self.codec_selector.allowed_codecs().items()
+                        for ranked in self._by_rank(edge, option(cut, *codecs), (forward_s, backward_s, cloud_s)))
         state_bits = tuple(wire_bits(size, mss_bytes) for size in self._state_bytes)
         tail_s = 0.0 if self.tail is None else self._tails[edge].work_s()
-        return EdgeForecast(edge, options, state_bits, predictor.noise_share, tail_s)
+        adapter_bits = () if self._adapters is None else tuple(
+            wire_bits(size, mss_bytes) for size in accumulate(self._adapters.row_bytes, initial=0))
+        return EdgeForecast(edge, options, state_bits, predictor.noise_share, tail_s, adapter_bits=adapter_bits)
+
+    def _by_rank(self, edge: str, option: Option, times: Sequence[Sequence[float]]) -> list[Option]:
+        """Return an option with each rank that the edge's adapters may have.
+
+        `times`: forward and backward of the layers [0, cut), and the cloud's work, for every cut.
+        """
+        if self._adapters is None:
+            return [option]
+        if edge in self._ranks:
+            return [replace(option, rank=self._ranks[edge])]
+        adapters, layers = [0.0, 0.0, 0.0], len(self._adapters.shares)
+        for number, share in enumerate(self._adapters.shares):
+            for kind in (0, 1) if number < option.cut else (2,):
+                adapters[kind] += share * abs(times[kind][number + 1] - times[kind][number]) if number < layers else 0.0
+        return [replace(option, rank=rank, forward_s=option.forward_s - unused * adapters[0],
+                        backward_s=option.backward_s - unused * adapters[1],
+                        cloud_s=option.cloud_s - unused * adapters[2])
+                for rank in AUTO_RANKS for unused in (1 - rank / AUTO_RANKS[-1],)]
 
     def _bits(self, edge: str, mss_bytes: int, segment: int, tail: int) -> tuple[float, float]:
         """Return the bits to reserve per micro-batch in one direction, and the part of them that serves the tail.

@@ -19,7 +19,8 @@ class Option:
     `up_bits`, `down_bits`: reserved bits for the segment and its gradient, and with labels protected also for the
     gradient (`tail_up_bits`) and the inputs (`tail_down_bits`) of the edge's tail. `down_bits` 0: the edge's part is
     frozen, so nothing comes back and no flow is reserved. `keep`: the cloud keeps the segments, so a
-    sample is sent once. `cloud_s`: the cloud's work for this edge.
+    sample is sent once. `cloud_s`: the cloud's work for this edge. `rank`: of its adapters, if it has
+    one of its own.
     """
 
     cut: int
@@ -32,6 +33,7 @@ class Option:
     tail_up_bits: float = 0.0
     tail_down_bits: float = 0.0
     keep: bool = False
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class EdgeForecast:
 
     `state_bits[cut]`: bits to transfer the layers [0, cut) with their optimizer state. `noise_share`: typical relative
     deviation of a step from its prediction. `tail_s`: forward and backward time of its tail for one micro-batch.
-    `worker`: the process in the cloud that serves it; None: one serves all.
+    `worker`: the process in the cloud that serves it; None: one serves all. `adapter_bits[cut]`: bits of the adapters
+    of the layers [0, cut) for each of their rows, over the rounds from one averaging to the next.
     """
 
     edge: str
@@ -49,6 +52,7 @@ class EdgeForecast:
     noise_share: float = 0.0
     tail_s: float = 0.0
     worker: str | None = None
+    adapter_bits: tuple[float, ...] = ()
 
     @property
     def margin(self) -> float:
@@ -74,7 +78,7 @@ class EdgePlan:
     """One edge's part of a round plan; times are for one micro-batch. `allowed_s`: forward time with its noise margin.
 
     `up_s`, `down_s`: time on the way at the planned rates; with labels protected of both crossings of a micro-batch.
-    `keep`: the cloud keeps its segments.
+    `keep`: the cloud keeps its segments. `rank`: of its adapters, if it has one of its own.
     """
 
     edge: str
@@ -89,6 +93,7 @@ class EdgePlan:
     up_s: float = 0.0
     down_s: float = 0.0
     keep: bool = False
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ def plan_round(
         choice = planner.move_if_worthwhile(
             choice, BranchAndBound(planner.problem, staying).run().choice, current, steps
         )
-    return planner.build_plan(planner.with_least_lossy_codecs(choice), result.proven_s)
+    choice = planner.with_greatest_ranks(planner.with_least_lossy_codecs(choice), steps)
+    return planner.build_plan(choice, result.proven_s)
 
 
 def alternatives(
@@ -125,13 +126,45 @@ class _RoundPlanner:
         for row, forecast in enumerate(self.forecasts):
             chosen = forecast.options[changed[row]]
             for column, option in enumerate(forecast.options):
-                if option.cut != chosen.cut or option.up_bits <= forecast.options[changed[row]].up_bits:
+                if (option.cut, option.rank) != (chosen.cut, chosen.rank) or (
+                        option.up_bits <= forecast.options[changed[row]].up_bits):
                     continue
                 trial = changed.copy()
                 trial[row] = column
                 if self.problem.step_s(trial) <= step_s * (1 + 1e-9):
                     changed = trial
         return changed
+
+    def with_greatest_ranks(self, choice: Choice, steps: int) -> Choice:
+        """Return the choice with greater ranks of adapters, the least first, as long as a round takes MIN_GAIN more.
+
+        A round is its steps, and its part of sending the adapters of the slowest edge to an averaging.
+        """
+        changed, limit_s = choice.copy(), (1 + MIN_GAIN) * self._round_s(choice, steps)
+        ranks = sorted({option.rank for forecast in self.forecasts for option in forecast.options
+                        if option.rank is not None})
+        for rank in ranks:
+            for row, forecast in enumerate(self.forecasts):
+                chosen = forecast.options[changed[row]]
+                greater = [column for column, option in enumerate(forecast.options) if option.rank == rank
+                           and (option.cut, option.codec, option.keep) == (chosen.cut, chosen.codec, chosen.keep)]
+                if chosen.rank is None or rank <= chosen.rank or not greater:
+                    continue
+                trial = changed.copy()
+                trial[row] = greater[0]
+                if self._round_s(trial, steps) <= limit_s:
+                    changed = trial
+        return changed
+
+    def _round_s(self, choice: Choice, steps: int) -> float:
+        stages = self.problem.stages(choice)
+        sending_s = [0.0]
+        for forecast, column in zip(self.forecasts, choice, strict=True):
+            option = forecast.options[column]
+            if option.rank is not None and forecast.adapter_bits:
+                rate_bps = self._rate_bps(option.up_bits, stages.up_s) or self._floor_bps
+                sending_s.append(option.rank * forecast.adapter_bits[option.cut] / rate_bps)
+        return steps * self.problem.step_s(choice) + max(sending_s)
 
     def build_plan(self, choice: Choice, proven_s: float) -> RoundPlan:
         """Return the plan of a choice with its rates and delays."""
@@ -144,7 +177,7 @@ class _RoundPlanner:
             edges.append(EdgePlan(
                 forecast.edge, option.cut, up_bps, down_bps, option.forward_s, forecast.margin * option.forward_s,
                 option.backward_s, option.codec, forecast.tail_s, option.up_bits / max(up_bps, 1),
-                option.down_bits / max(down_bps, 1), option.keep,
+                option.down_bits / max(down_bps, 1), option.keep, option.rank,
             ))
         micro_batches = self.problem.micro_batches
         return RoundPlan(

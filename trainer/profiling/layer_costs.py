@@ -51,6 +51,11 @@ class LayerCost:
     trained_parameters: int = 0
     trained_bytes: int = 0
 
+    @property
+    def work_flops(self) -> float:
+        """FLOPs of forward and backward together."""
+        return self.forward_flops + self.backward_flops
+
 
 @dataclass(frozen=True, slots=True)
 class _Pass:

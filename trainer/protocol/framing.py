@@ -26,7 +26,7 @@ from trainer.errors import ProtocolError
 from trainer.protocol.messages import MESSAGES, Message
 
 MAGIC = b"PACE"
-VERSION = 11
+VERSION = 12
 PREFIX = struct.Struct(">4sBBHIQdI")
 MAX_HEADER_BYTES = 256 * 1024
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.config.fine_tuning import ALL_TRAINED, FineTuning
+from trainer.config.fine_tuning import ALL_TRAINED, MAX_RANK, FineTuning
 from trainer.config.objectives import Objective
 from trainer.data.standardization import Standardization, Statistics
 from trainer.models.optimizer import OptimizerConfig
@@ -201,7 +201,7 @@ class Plan(Message):
 
     `period_s`: interval between segments. `pace_bytes_per_s`: None without a reservation. `gradient_codec`: of
     gradients that the edge sends, with protected labels. `keep`: the cloud keeps the segments, so each sample is sent
-    once as long as cut and codec stay.
+    once as long as cut and codec stay. `rank`: how many rows of its adapters the edge trains and sends; None: all.
     """
 
     kind = 7
@@ -212,6 +212,7 @@ class Plan(Message):
     period_s: Annotated[float, Field(ge=0, le=3600)]
     pace_bytes_per_s: Seconds | None
     keep: bool = False
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK)] | None = None
 
 
 class PlanApplied(Message):
