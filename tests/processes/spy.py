@@ -70,3 +70,7 @@ def _forward(source: socket.socket, sink: socket.socket, record: bytearray | Non
                 record += data
             sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)
+        return
+    for sock in (source, sink):  # one side was reset: the other must learn of it
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)

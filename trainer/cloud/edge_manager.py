@@ -42,6 +42,8 @@ PINGS = 8
 PARTITION_POLL_S = 1.0
 KEEPALIVE_INTERVAL_S = 5.0
 """Interval of keep-alive messages to idle edges."""
+END_TIMEOUT_S = 5.0
+"""At the end of a run: until an edge has read the reason, which it does after its present computation."""
 
 M = TypeVar("M", bound=messages.Message)
 
@@ -367,8 +369,12 @@ class EdgeManager:
         session.failure = error
         self.exclude(session, str(error))
 
-    def close(self, reason: str, failed: bool) -> None:
-        """Send the reason for the end to every edge and close all connections, unless that is done."""
+    def close(self, reason: str, failed: bool, timeout_s: float = END_TIMEOUT_S) -> None:
+        """Send the reason for the end to every edge and close all connections, unless that is done.
+
+        All at the same time: an edge that has stopped reading holds none of the others up. An edge closes its side when
+        it has read the reason; until then, at most `timeout_s`, what it sends is read and dropped.
+        """
         if self._closing.is_set():
             return
         with self._changed:
@@ -376,11 +382,16 @@ class EdgeManager:
             sessions = self._all_sessions()
         last_message = messages.Failed(reason=reason) if failed else messages.Stop(reason=reason)
         self._closing.set()
-        for session in sessions:
-            with contextlib.suppress(ConnectionLostError):
-                session.connection.send(last_message)
-            session.connection.close()
         self._inbox.close()
+        threads = [threading.Thread(target=_end, args=(session, last_message, timeout_s), daemon=True)
+                   for session in sessions]
+        for thread in threads:
+            thread.start()
+        deadline_s = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        for session in sessions:
+            session.connection.close()
         self._acceptor.close()
 
     def _admit(self, request: messages.JoinRequest, connection: Connection, answer: messages.JoinAccepted) -> None:
@@ -469,3 +480,11 @@ class EdgeManager:
             for session in sessions:
                 with contextlib.suppress(ConnectionLostError):  # the receiving thread reports the loss
                     session.connection.send_if_idle(messages.Keepalive(), KEEPALIVE_INTERVAL_S)
+
+
+def _end(session: EdgeSession, last_message: messages.Message, timeout_s: float) -> None:
+    """Tell an edge the end and wait until it has closed its side."""
+    with contextlib.suppress(ConnectionLostError):
+        session.connection.send(last_message)
+        session.connection.end_sending()
+        session.connection.await_end(timeout_s)

@@ -204,6 +204,12 @@ class RemoteConnection:
         self._broken = self._broken or f"The connection to {self.edge} was closed."
         self.tell("end", True)
 
+    def end_sending(self) -> None:
+        """Do nothing: the worker closes the connection."""
+
+    def await_end(self, timeout_s: float) -> None:
+        """Do nothing: the worker closes the connection."""
+
     def close(self) -> None:
         """Close the connection; data already sent still arrives."""
         self._broken = self._broken or f"The connection to {self.edge} was closed."

@@ -80,6 +80,8 @@ class Connection:
         self._sent_frames = 0
         self._received_frames = 0
         self._sent_at_s = 0.0
+        self._has_ended = threading.Event()
+        self._has_ended.set()
         self.limits = framing.FrameLimits()
         self.partial_frame: framing.Prefix | None = None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -200,11 +202,24 @@ class Connection:
 
     def start(self, deliver: Callable[[ConnectionEvent], None]) -> None:
         """Start a receiving thread; the last event delivered is a Disconnected."""
+        self._has_ended.clear()
         threading.Thread(target=self._receive_all, args=(deliver,), daemon=True).start()
 
     def set_receive_timeout(self, seconds: float | None) -> None:
         """Set how long `receive` waits for data; None: without limit."""
         self._socket.settimeout(seconds)
+
+    def end_sending(self) -> None:
+        """Send no more; what the peer sends is still read.
+
+        A connection that is closed with unread data is reset, and what the peer has not received yet is lost.
+        """
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def await_end(self, timeout_s: float) -> None:
+        """Wait until the receiving thread has seen the end of the connection, or the timeout passes."""
+        self._has_ended.wait(timeout_s)
 
     def abort(self) -> None:
         """Reset the connection: unsent data may be lost, and both ports are free for the next connection.
@@ -222,12 +237,15 @@ class Connection:
         self._socket.close()
 
     def _receive_all(self, deliver: Callable[[ConnectionEvent], None]) -> None:
-        while True:
-            try:
-                deliver(self.receive())
-            except (NetworkError, ProtocolError) as error:
-                deliver(Disconnected(str(error), error))
-                return
+        try:
+            while True:
+                try:
+                    deliver(self.receive())
+                except (NetworkError, ProtocolError) as error:
+                    deliver(Disconnected(str(error), error))
+                    return
+        finally:
+            self._has_ended.set()
 
     def _receive_exactly(self, size: int) -> tuple[bytearray, float]:
         data = bytearray(size)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.membership import check_exclusions
@@ -43,7 +46,7 @@ def port() -> int:
 def edge_manager(port: int) -> Iterator[EdgeManager]:
     manager = EdgeManager(("127.0.0.1", port), ["edge1", "edge2"], "traffic-lights")
     yield manager
-    manager.close("the test is over.", failed=False)
+    manager.close("the test is over.", failed=False, timeout_s=0.1)
 
 
 def join(port: int, request: messages.Message) -> Connection:
@@ -260,3 +263,52 @@ def test_an_unreachable_cloud_is_named() -> None:
     port = free_port()
     with pytest.raises(NetworkError, match=f"No cloud at 127.0.0.1:{port}"):
         connect(("127.0.0.1", port), None, 0.2)
+
+
+def test_an_edge_reads_the_end_although_it_sent_what_nobody_has_read(port: int) -> None:
+    manager = EdgeManager(("127.0.0.1", port), ["edge1"], "traffic-lights")
+    edge = joined(port, "edge1")
+    (session,) = manager.gather(None, 60)
+    assert isinstance(session.connection, Connection)
+    blocked = threading.Event()
+    manager._deliver = lambda *_event: (blocked.wait(), None)[1]  # type: ignore[method-assign]
+    for _ in range(3):
+        edge.send(messages.Keepalive())
+    session.connection.pace(200_000)
+    manager.send(session, messages.Plan(round=1, cut=0, codec="fp32", gradient_codec="fp32", period_s=0,
+                                        pace_bytes_per_s=None), {"segment": torch.zeros(40_000)})
+    end = threading.Thread(target=manager.close, args=("the run is over.", False))
+    end.start()
+    for expected in (messages.Plan, messages.Stop):
+        assert isinstance(edge.receive().frame.message, expected)
+    blocked.set()
+    edge.close()
+    end.join()
+
+
+def test_edges_that_have_stopped_reading_hold_no_other_up(port: int) -> None:
+    names = [f"edge{number}" for number in range(1, 5)]
+    manager = EdgeManager(("127.0.0.1", port), names, "traffic-lights")
+    edges = [joined(port, name) for name in names]
+    manager.gather(None, 60)
+    sessions = manager.sessions
+    for session in sessions[:3]:  # the kernel takes no more for these
+        assert isinstance(session.connection, Connection)
+        fill(session.connection)
+    last = threading.Thread(target=manager.close, args=("the run is over.", False, 600.0), daemon=True)
+    last.start()
+    by_name = dict(zip(names, edges, strict=True))
+    assert isinstance(by_name[sessions[3].name].receive().frame.message, messages.Stop)
+    for edge in edges:
+        edge.abort()
+    last.join()
+
+
+def fill(connection: Connection) -> None:
+    """Send until the peer, who reads nothing, has no room left."""
+    sock = connection._socket
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+    sock.setblocking(True)
