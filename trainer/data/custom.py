@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from trainer.data.dataset import DataSet, Samples, listed
+from trainer.data.target_notes import unseen_class_notes, value_notes
 from trainer.errors import DataError
 from trainer.plugins import load_function
 
@@ -64,7 +65,24 @@ def read_arrays(path: Path) -> Arrays:
     if isinstance(loaded, np.ndarray):
         raise ValueError("it holds a single array, as a .npy file does")
     with loaded as file:
-        return {name: file[name] for name in file.files}
+        return {name: _read_array(file, name) for name in file.files}
+
+
+def _read_array(file: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[np.generic]:
+    """Return an array of a file; of one that nobody needs and that cannot be read nothing.
+
+    Raises: ValueError.
+    """
+    try:
+        array: npt.NDArray[np.generic] = file[name]
+    except ValueError as error:
+        if name not in ARRAY_NAMES:
+            return np.empty(0)
+        if "Object arrays" in str(error):
+            raise ValueError(f"{name} is an array of Python objects; save plain numbers, or text as "
+                             "np.array(values, dtype=str)") from error
+        raise
+    return array
 
 
 def from_function(name: str, seed: int) -> DataSet:
@@ -121,6 +139,8 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
         notes.append(f"y of {source} has the shape {arrays['y'].shape}; it is read as one class of each sample.")
     if labels.dtype == np.int64 and vocabulary is None:
         notes += _check_classes(labels, source)
+    if labels.dtype != np.int64:
+        notes += value_notes(arrays["y"], source)
     for name in ARRAY_NAMES[2:]:
         if name in arrays and arrays[name].shape != (len(inputs),):
             raise DataError(f"X of {source} has {len(inputs)} samples and {name} the shape {arrays[name].shape}; it "
@@ -131,6 +151,10 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
             raise DataError(f"{source} has no {kind} sample.")
     parts = [Samples(torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows])) for rows in (~held_out, held_out)]
     edge = arrays.get("edge")
+    if edge is not None and edge.dtype.kind == "f" and np.isnan(edge).any():
+        raise DataError(f"edge of {source} holds NaN in row {int(np.flatnonzero(np.isnan(edge))[0])}; it must name the "
+                        "edge of every sample.")
+    notes += unseen_class_notes(*parts, source) if vocabulary is None else []
     outputs = vocabulary or int(labels.max()) + 1 if labels.dtype == np.int64 else int(np.prod(labels.shape[1:]))
     return DataSet(parts[0], parts[1], outputs,
                    None if edge is None else (edge[~held_out], edge[held_out]), tuple(notes), vocabulary=vocabulary)

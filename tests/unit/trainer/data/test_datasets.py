@@ -244,10 +244,35 @@ HOLE[4, 2] = np.nan
     (arrays(y=np.arange(20) - 1), "classes -1 to 18; they must lie between 0 and 255"),
     (arrays(split=np.array(["train", "valid"] * 10)), "holds 'valid'; it must be"),
     (arrays(split=np.array(["train"] * 20)), "has no held-out sample"),
+    (arrays(edge=np.where(np.arange(20) == 3, np.nan, 1.0)), "edge of data holds NaN in row 3; it must name the edge"),
 ])
 def test_data_that_is_not_as_described_is_refused_with_the_place(content: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         to_data_set(content, "data", 1)
+
+
+@pytest.mark.parametrize(("content", "sentence"), [
+    (arrays(y=np.arange(20) % 3 * 1.0), "holds the floating-point numbers 0, 1, 2; they are read as values to predict"),
+    (arrays(y=np.eye(3)[np.arange(20) % 3]), "has one 1 in every row; it is read as 3 labels that are each yes or no"),
+    (arrays(y=np.r_[np.arange(18) % 2, 5, 5], split=np.array(["train"] * 18 + ["test"] * 2)),
+     "No training sample of data is of class 5, which held-out samples have"),
+    (arrays(y=np.linspace(0, 1, 20)), None),
+    (arrays(y=np.arange(60).reshape(20, 3) % 2), None),
+])
+def test_targets_that_may_be_meant_otherwise_are_told(content: dict[str, Any], sentence: str | None) -> None:
+    notes = [note for note in to_data_set(content, "data", 1).notes if "get outputs for" not in note
+             and "gets outputs for" not in note]
+    assert len(notes) == (sentence is not None)
+    assert all(str(sentence) in note for note in notes)
+
+
+def test_python_objects_in_arrays_that_are_left_out_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "more.npz"
+    np.savez(path, **arrays(), names=np.array([{"a": 1}], dtype=object))
+    assert "left out: names" in load(str(path), 1).notes[0]
+    np.savez(path, **arrays(y=np.array([None] * 20, dtype=object)))
+    with pytest.raises(DataError, match="y is an array of Python objects; save plain numbers"):
+        load(str(path), 1)
 
 
 def test_an_invalid_file_is_refused_and_no_code_in_it_is_run(tmp_path: Path) -> None:
