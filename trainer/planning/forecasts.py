@@ -195,10 +195,10 @@ class StepForecaster:
             return [option]
         if edge in self._ranks:
             return [replace(option, rank=self._ranks[edge])]
-        adapters, layers = [0.0, 0.0, 0.0], len(self._adapters.shares)
+        adapters = [0.0, 0.0, 0.0]
         for number, share in enumerate(self._adapters.shares):
             for kind in (0, 1) if number < option.cut else (2,):
-                adapters[kind] += share * abs(times[kind][number + 1] - times[kind][number]) if number < layers else 0.0
+                adapters[kind] += share * abs(times[kind][number + 1] - times[kind][number])
         return [replace(option, rank=rank, forward_s=option.forward_s - unused * adapters[0],
                         backward_s=option.backward_s - unused * adapters[1],
                         cloud_s=option.cloud_s - unused * adapters[2])
