@@ -69,10 +69,9 @@ def check_layers(
     except BoundaryError as error:
         raise UsageError(f"{name}: {layer_title(layers, error.layer)} {error}.") from error
     last, expected = boundaries[-1].tensors, objective.output_shapes(classes)
-    if not boundaries[-1].is_one_tensor:
-        raise UsageError(f"{name}: {layer_title(layers, len(layers))} returns {len(last)} "
-                         f"tensor{'s'[: len(last) != 1]} in a tuple or mapping; the last layer must return one tensor "
-                         "itself.")
+    if len(last) == 1 and not boundaries[-1].is_one_tensor:
+        raise UsageError(f"{name}: {layer_title(layers, len(layers))} returns 1 tensor in a tuple or mapping; the last "
+                         "layer must return it itself.")
     fits = len(boundaries[-1].leaves) == 1 and last[0].shape(7)[:1] == (7,) and last[0].dtype.is_floating_point
     if not fits or (expected and last[0].shape(7)[1:] not in expected):
         made = " and ".join(f"{str(spec.dtype).removeprefix('torch.')} {spec.shape(1)[1:]}" for spec in last)
