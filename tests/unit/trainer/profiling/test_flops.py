@@ -31,6 +31,18 @@ class SelfAttention(nn.Module):
         return outputs
 
 
+class Projection(nn.Module):
+    """A product of tokens and a parameter, as an einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8, 8))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Project."""
+        return torch.einsum("ntd,de->nte", values, self.weight)
+
+
 STEPS, INPUTS, HIDDEN = 20, 16, 32
 RECURRENT = STEPS * HIDDEN * (INPUTS + HIDDEN)
 TABLE: list[tuple[str, nn.Module, tuple[int, ...], float]] = [
@@ -41,6 +53,11 @@ TABLE: list[tuple[str, nn.Module, tuple[int, ...], float]] = [
     ("depthwise", nn.Conv2d(64, 64, 3, padding=1, groups=64), (64, 32, 32), 2 * 9 * 64 * 1024),
     ("1d grouped", nn.Conv1d(8, 16, 5, padding=2, groups=2), (8, 12), 2 * 4 * 5 * 16 * 12),
     ("transposed grouped", nn.ConvTranspose2d(8, 16, 2, stride=2, groups=4), (8, 5, 5), 2 * 8 * 4 * 4 * 25),
+    ("1d dilated", nn.Conv1d(8, 4, 3, dilation=2), (8, 12), 2 * 8 * 3 * 4 * 8),
+    ("1d transposed", nn.ConvTranspose1d(8, 16, 3, stride=2), (8, 10), 2 * 8 * 3 * 16 * 10),
+    ("two directions", nn.RNN(INPUTS, HIDDEN, batch_first=True, bidirectional=True), (STEPS, INPUTS), 2 * 2 * RECURRENT),
+    ("group norm", nn.GroupNorm(2, 8), (8, 10), 0),
+    ("einsum", Projection(), (6, 8), 2 * 6 * 8 * 8),
     ("rnn", nn.RNN(INPUTS, HIDDEN, batch_first=True), (STEPS, INPUTS), 2 * RECURRENT),
     ("gru", nn.GRU(INPUTS, HIDDEN, batch_first=True), (STEPS, INPUTS), 2 * 3 * RECURRENT),
     ("lstm", nn.LSTM(INPUTS, HIDDEN, batch_first=True), (STEPS, INPUTS), 2 * 4 * RECURRENT),
