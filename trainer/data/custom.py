@@ -154,7 +154,7 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
     if edge is not None and edge.dtype.kind == "f" and np.isnan(edge).any():
         raise DataError(f"edge of {source} holds NaN in row {int(np.flatnonzero(np.isnan(edge))[0])}; it must name the "
                         "edge of every sample.")
-    notes += unseen_class_notes(*parts, source) if vocabulary is None else []
+    notes += unseen_class_notes(parts[0], parts[1], source) if vocabulary is None else []
     outputs = vocabulary or int(labels.max()) + 1 if labels.dtype == np.int64 else int(np.prod(labels.shape[1:]))
     return DataSet(parts[0], parts[1], outputs,
                    None if edge is None else (edge[~held_out], edge[held_out]), tuple(notes), vocabulary=vocabulary)

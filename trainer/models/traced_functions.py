@@ -27,11 +27,11 @@ def autograd_functions_stay_whole() -> Iterator[None]:
         function = nodes.setdefault(cls, _named(cls))
         return proxies[0].tracer.create_proxy("call_function", function, args, kwargs)
 
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment, arg-type]
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.autograd.Function.apply = original
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]
 
 
 def _named(cls: type[torch.autograd.Function]) -> Callable[..., Any]:

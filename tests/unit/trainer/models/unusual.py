@@ -253,7 +253,7 @@ def with_buffer(value: Tensor) -> nn.Module:
 
 def with_gradient_hook() -> nn.Module:
     model = nn.Sequential(linear(), linear(8, 3))
-    model[0].weight.register_hook(lambda gradient: 2 * gradient)
+    next(model.parameters()).register_hook(lambda gradient: 2 * gradient)
     return model
 
 
