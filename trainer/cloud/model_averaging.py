@@ -196,7 +196,7 @@ class ModelAveraging:
         if not stored:
             settings = self._settings
             ranks = [rank for name in here if (rank := self._replicas[name].rank) is not None]
-            if len(ranks) == len(here):
+            if ranks and len(ranks) == len(here):
                 return average_by_rank(list(here.values()), weights, ranks, previous)
             return aggregate(settings.aggregate, list(here.values()), weights, previous, settings.tolerate,
                              settings.clip_updates)

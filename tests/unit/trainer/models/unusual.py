@@ -253,7 +253,7 @@ def with_buffer(value: Tensor) -> nn.Module:
 
 def with_gradient_hook() -> nn.Module:
     model = nn.Sequential(linear(), linear(8, 3))
-    next(model.parameters()).register_hook(lambda gradient: 2 * gradient)
+    next(model.parameters()).register_hook(lambda gradient: 2 * gradient)  # type: ignore[no-untyped-call]
     return model
 
 
