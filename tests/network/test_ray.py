@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,14 @@ def start_node(command: list[str], log: Path, directory: str, running: contextli
             node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                                     env={**os.environ, "RAY_TMPDIR": directory}, start_new_session=True)
         running.callback(end_node, node)
-        wait_until(lambda node=node: node.poll() is not None or "Ray runtime started" in log.read_text())
+        wait_until(partial(_has_started_or_ended, node, log))
         if node.poll() is None or "timed out during startup" not in log.read_text():
             break
     assert node.poll() is None, log.read_text()
+
+
+def _has_started_or_ended(node: subprocess.Popen[bytes], log: Path) -> bool:
+    return node.poll() is not None or "Ray runtime started" in log.read_text()
 
 
 def end_node(node: subprocess.Popen[bytes]) -> None:

@@ -263,7 +263,7 @@ MISFITS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "float8": (lambda: unusual.with_buffer(torch.ones(8).to(torch.float8_e4m3fn)), "of type float8_e4m3fn, which can"),
     "meta": (lambda: unusual.with_buffer(torch.ones(8, device="meta")), r"which has no values \(device meta\)"),
     "inference": (unusual.made_for_inference, r"0 \(Linear\) has 0.weight, which was made in torch.infer"),
-    "generator": (lambda: unusual.with_attribute(number for number in ()), "users:model cannot be copied: TypeError"),
+    "generator": (lambda: unusual.with_attribute(each for each in ""), "users:model cannot be copied: TypeError"),
     "sparse gradient": (lambda: nn.Sequential(nn.Embedding(90, 8, sparse=True), nn.Flatten(), linear(96, 3)),
                         r"layer 1 \(Embedding\) makes a sparse gradient of 0.weight"),
     "mapping at the end": (lambda: nn.Sequential(linear(), unusual.TwoLast()), r"layer 2 \(TwoLast\) returns 1 tensor"),
@@ -287,8 +287,9 @@ def test_what_cannot_be_trained_in_parts_is_refused_in_one_sentence(build: Build
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
 def test_modules_that_are_quantized_are_refused(build: Build) -> None:
+    quantize: Callable[..., nn.Module] = torch.ao.quantization.quantize_dynamic
     with pytest.raises(UsageError, match=r"0._packed_params .*has dtype in its state, which is no tensor"):
-        build(lambda: torch.ao.quantization.quantize_dynamic(nn.Sequential(linear(8, 3)), {nn.Linear}))
+        build(lambda: quantize(nn.Sequential(linear(8, 3)), {nn.Linear}))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
