@@ -26,10 +26,10 @@ from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import link_names
 
-HEADROOM_SHARE, MAX_HEADROOM_SHARE = 1 / 16, 3
+HEADROOM_SHARE = 1 / 16
 """Room beyond the delay of the port, so that meters grow seldom: of what bursts contribute to the delay, this share
-times the capacity over the reserved rates, at most the greatest. Where all flows get theirs at one time, it costs that
-share behind the port at most, because what meters let through at once grows with the rates."""
+times the capacity over the reserved rates. Where all flows get theirs at one time, it costs that share behind the port,
+because what meters let through at once grows with the rates: light flows may have much room."""
 
 MAX_INSTALLED_ROOM = 4
 """The most room of a meter that is taken over as it is installed, in relation to what a meter of its port gets now."""
@@ -84,7 +84,7 @@ class SourcePort:
         """
         waiting_us = delay_us - server.latency_us
         share = HEADROOM_SHARE * server.rate_bps / max(1, self.rate_bps)
-        headroom_us = waiting_us * min(MAX_HEADROOM_SHARE, share)
+        headroom_us = waiting_us * share
         if len(self.flows) == 1:
             headroom_us = min(headroom_us, max(0, self.burst_bytes - frame_bytes) * 8 / server.rate_bps * 1e6)
         return delay_us + headroom_us
