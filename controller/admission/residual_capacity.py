@@ -78,11 +78,15 @@ class ResidualCapacity:
 
     def fits(self, bookings: Sequence[Booking]) -> bool:
         """Whether the residual capacity suffices for these bookings, each on a different link."""
+        links, allocated = self.network.links, self._allocated
         for booking in bookings:
-            link = booking.link
-            alone = link not in self._allocated and booking.is_unconditional
-            total_bps = self.others_bps(link) + booking.rate_bps if alone else self.total_bps(link, (booking,))
-            if total_bps > self._limits_bps(booking)[1]:
+            link, lightpath = booking.link, booking.lightpath
+            if link in allocated or booking.window is not None or booking.failures:
+                total_bps = self.total_bps(link, (booking,))
+            else:  # by far the most frequent case
+                total_bps = self.others_bps(link) + booking.rate_bps
+            limit_bps = links[link].reservable_bps if lightpath is None else reservable_bps(lightpath.rate_bps)
+            if total_bps > limit_bps:
                 return False
         return True
 

@@ -12,7 +12,7 @@ docs/guarantees.md, "The port of the sender", has the proof.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from math import ceil, inf
 
 from immutables import Map
@@ -98,6 +98,9 @@ class Former:
     room_us: float
 
 
+_Question = tuple[Mapping[FlowKey, CarriedFlow], Mapping[FlowKey, Former]]
+
+
 @frozen
 class SourcePorts:
     """The ports of all hosts. Immutable: changed copies share what is unchanged."""
@@ -107,6 +110,10 @@ class SourcePorts:
     ports: Map[str, SourcePort] = Map()
     """By the host's link."""
     _links: Map[FlowKey, str] = Map()
+    _answers: list[tuple[_Question, tuple[SourcePorts, dict[FlowKey, CarriedFlow]]]] = field(
+        default_factory=list, compare=False
+    )
+    """The last answer of `with_flows`, until it is asked again: what a decision has examined is then added."""
 
     def meter_burst_bytes(self, key: FlowKey) -> int | None:
         """Return the burst of a flow's meter; None if no meter is known."""
@@ -141,7 +148,14 @@ class SourcePorts:
         self, flows: Mapping[FlowKey, CarriedFlow], former: Mapping[FlowKey, Former]
     ) -> tuple[SourcePorts, dict[FlowKey, CarriedFlow]]:
         """Return the ports with these flows; and these flows, and all whose meters have grown, with their meters."""
-        return self._with(flows, former, has_ended=False)
+        last = self._answers[:1]  # other threads may ask at the same time
+        self._answers.clear()
+        for question, known in last:
+            if question == (flows, former):
+                return known
+        answer = self._with(flows, former, has_ended=False)
+        self._answers.append(((flows, former), answer))
+        return answer
 
     def afresh(self) -> tuple[SourcePorts, dict[FlowKey, CarriedFlow]]:
         """Return the ports and flows with the meters that they would have without a history."""
@@ -189,7 +203,8 @@ class SourcePorts:
     def _with(
         self, flows: Mapping[FlowKey, CarriedFlow], former: Mapping[FlowKey, Former], *, has_ended: bool
     ) -> tuple[SourcePorts, dict[FlowKey, CarriedFlow]]:
-        rest = self.without([key for key in flows if key in self._links])
+        known_keys = [key for key in flows if key in self._links]
+        rest = self.without(known_keys) if known_keys else self
         by_link: dict[str, dict[FlowKey, CarriedFlow]] = {}
         for key, flow in flows.items():
             by_link.setdefault(_link(flow), {})[key] = flow
@@ -218,7 +233,8 @@ class SourcePorts:
 
     def _metered(self, flow: CarriedFlow, server: Server, room_us: float) -> CarriedFlow:
         """Return the flow with a meter of that room."""
-        return replace(flow, meter_burst_bytes=self._meter_bytes(flow, server, room_us))
+        facts = flow.route, flow.rate_bps, flow.burst_bytes, flow.activity, flow.has_limit, flow.by_programmes
+        return CarriedFlow(*facts, self._meter_bytes(flow, server, room_us))
 
     def _meter_bytes(self, flow: CarriedFlow, server: Server, room_us: float) -> int:
         """Return the burst of a flow's meter with that room."""

@@ -46,7 +46,8 @@ class Inflow:
             rates = rates.copy()
             _add(rates, upstream, rate_bps)
         for stream in streams:
-            burst_bits += sign * (stream.shaped_bits(hop) + stream.rate_bps * jitter_us / 1e6)
+            bits = stream.metered_bits if hop else None
+            burst_bits += sign * ((stream.shaped_bits(0) if bits is None else bits) + stream.rate_bps * jitter_us / 1e6)
             count += sign
         return Inflow(self.shaping, burst_bits, self.rate_bps + rate_bps, rates, count)
 
@@ -196,11 +197,12 @@ class NetworkLoad(Generic[Key]):
         """Add (1) or remove (-1) streams that cross the same servers and are shaped at the same of them."""
         values = [stream for _, stream in streams]
         servers, jitter_us = values[0].servers, 0.0
+        metered, is_regulated = values[0].last_metered(1), values[0].is_regulated
         rate_bps = sign * sum([stream.rate_bps for stream in values])
         intermittent = sign * sum([stream.activity is not ALWAYS and stream.activity != ALWAYS for stream in values])
         previous = ""
         for hop, name in enumerate(servers):
-            first, load = values[0].last_shaped(hop), self.loads[name]
+            first, load = hop if is_regulated else min(hop, metered), self.loads[name]
             inflow = load.inflows.get(previous) or Inflow(
                 self.servers[previous].output_shaping if previous else None, 0.0, 0.0, {}, 0
             )
@@ -209,7 +211,7 @@ class NetworkLoad(Generic[Key]):
                 load.inflows[previous] = inflow
             else:
                 del load.inflows[previous]
-            if values[0].last_metered(hop + 1) <= hop < len(servers) - 1:
+            if metered <= hop < len(servers) - 1:
                 _add(load.downstream_bps, servers[hop + 1 :], rate_bps)
             held = load.streams
             if sign > 0:
@@ -222,7 +224,7 @@ class NetworkLoad(Generic[Key]):
             load.rate_bps += rate_bps
             load.intermittent += intermittent
             load.upstream_bps += rate_bps * (hop - first)
-            if hop >= values[0].last_shaped(hop + 1):
+            if hop >= metered and not is_regulated:
                 jitter_us += self.servers[name].transit_jitter_us
             previous = name
 

@@ -125,7 +125,7 @@ class Network:
     is_regulated: bool = False
     """Whether every port of a switch shapes asynchronously (IEEE 802.1Qcr): regulators before its queue."""
 
-    @property
+    @cached_property
     def max_frame_bytes(self) -> int:
         """The largest L2 frame."""
         return self.mtu_bytes + ETHERNET_HEADER_BYTES
