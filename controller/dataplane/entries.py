@@ -107,7 +107,7 @@ Entries = dict[Key, Entry]
 def key_of(entry: Entry) -> Key:
     """The key of an entry."""
     if isinstance(entry, FlowEntry):
-        return "flow", entry.key
+        return "flow", (entry.table, entry.priority, entry.match)
     return ("meter", entry.meter_id) if isinstance(entry, MeterEntry) else ("group", entry.group_id)
 
 

@@ -66,7 +66,7 @@ def forwarding_entries(network: Network, placement: Placement, cookie: int, on_b
     working = hops(network, placement.path)
     factory = FlowEntryFactory(network, placement, cookie)
     if not is_protected(placement):
-        return tuple(factory.forward(ingress, egress) for ingress, egress in reversed(working))
+        return tuple([factory.forward(ingress, egress) for ingress, egress in reversed(working)])
     backup = hops(network, placement.backup_path or ())
     require_disjoint(placement)
     if placement.is_seamless:

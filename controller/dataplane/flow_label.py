@@ -47,7 +47,8 @@ class FlowEntryFactory:
         self.network = network
         self.cookie = cookie
         self.label = flow_label(network, placement)
-        self.host_mac = network.nodes[placement.flow.destination].mac or ""
+        self.host = placement.flow.destination
+        self.host_mac = network.nodes[self.host].mac or ""
 
     def entry(
         self, switch: str, in_port: int, actions: tuple[Action, ...], table: int = 1, dscp: int | None = RESERVED_DSCP
@@ -61,7 +62,7 @@ class FlowEntryFactory:
     def output(self, link: DirectedLink) -> tuple[Action, ...]:
         """The actions that send to the next node; the host's address is restored before a host."""
         out: Action = ("output", link.source_port)
-        return (out,) if self.network.nodes[link.destination].is_switch else (("set_eth_dst", self.host_mac), out)
+        return (out,) if link.destination != self.host else (("set_eth_dst", self.host_mac), out)
 
     def forward(self, ingress: DirectedLink, egress: DirectedLink) -> tuple[str, FlowEntry]:
         """The entry that forwards from one link to the next."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from controller.dataplane.contribution import NO_CONTRIBUTION, Contribution, lightpath_contribution
 from controller.dataplane.entries import Entries, Entry, Key, entries_of
-from controller.dataplane.fragment_entries import counts_fragments
+from controller.dataplane.fragment_entries import FRAGMENT_PRIORITY, counts_fragments
 from controller.dataplane.lightpath_entries import LightpathUse
 from controller.dataplane.pipeline import base_states, best_effort_meter
 from controller.domain.network import Network
@@ -122,8 +122,9 @@ class IntendedState:
 
 def _is_shared(key: Key) -> bool:
     """Whether several contributions may have an entry of this key; the key then determines its content."""
-    kind = key[0]
-    return kind == "group" or (kind == "flow" and counts_fragments(key))
+    if key[0] == "flow":
+        return key[1][1] == FRAGMENT_PRIORITY and counts_fragments(key)
+    return key[0] == "group"
 
 
 def merge_keys(*changes: ChangedKeys) -> ChangedKeys:

@@ -257,7 +257,10 @@ class Reservation:
     @property
     def carried_placements(self) -> tuple[Placement, ...]:
         """The placements that are not suspended."""
-        return tuple(placement for placement in self.placements if not placement.suspended)
+        for placement in self.placements:
+            if placement.suspended:
+                return tuple([each for each in self.placements if not each.suspended])
+        return self.placements
 
     @property
     def installed_until_s(self) -> float:

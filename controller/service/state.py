@@ -244,8 +244,11 @@ class ServiceState:
 
 def switches_of(reservation: Reservation) -> frozenset[str]:
     """The switches on the working and backup paths of a reservation."""
-    paths = [(placement.switches, (placement.backup_path or ())[1:-1]) for placement in reservation.carried_placements]
-    return frozenset(name for pair in paths for path in pair for name in path)
+    paths = [
+        path for placement in reservation.carried_placements
+        for path in (placement.switches, (placement.backup_path or ())[1:-1])
+    ]
+    return frozenset[str]().union(*paths)
 
 
 def drain_time_s(*reservations: Reservation) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from controller.dataplane.entries import FlowEntry, Key
+from controller.dataplane.entries import Key
 from controller.dataplane.intended_state import ChangedKeys
-from controller.dataplane.update_order import DELETES, Change, Phase, Stage
+from controller.dataplane.update_order import DELETES, Change, Stage
 from controller.errors import SwitchDown
 from controller.failpoints import FailPoint
 
@@ -18,7 +18,9 @@ FAIL_POINT_OF: Mapping[Stage, FailPoint] = {
     Stage.CLEAR: FailPoint.CLEARED,
 }
 
-KeyedChange = tuple[Key, Phase, Change]
+KeyedChange = tuple[int, Key, Change]
+"""The first is its place in the order of sending: by phase; meters and groups before flow entries that refer to them.
+"""
 
 StageChanges = dict[str, list[Change]]
 """By switch."""
@@ -40,16 +42,11 @@ class PendingUpdate:
     def stage(self, number: int) -> StageChanges:
         """The changes of the stage of that number, in no particular order."""
         changes = self.changes[number] if self.changes else {}
-        return {name: [change for _, _, change in found] for name, found in changes.items()}
+        return {name: [change for *_, change in found] for name, found in changes.items()}
 
     def deletes(self, number: int) -> bool:
         """Whether the stage of that number removes entries, which packets may still need."""
-        return any(change.kind in DELETES for found in self.changes[number].values() for _, _, change in found)
-
-
-def send_order(change: KeyedChange) -> tuple[Phase, bool]:
-    """By phase; meters and groups before the flow entries that refer to them."""
-    return change[1], isinstance(change[2].entry, FlowEntry)
+        return any(change.kind in DELETES for found in self.changes[number].values() for *_, change in found)
 
 
 def not_in_step(names: Collection[str]) -> SwitchDown:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from operator import itemgetter
 
 from controller.booking.gate_schedule import next_change_us, windows_of
 from controller.dataplane.entries import (
     Entries,
     Entry,
+    FlowEntry,
     Key,
     SwitchState,
     describe,
@@ -26,16 +28,15 @@ from controller.dataplane.pipeline import contribution_of
 from controller.dataplane.southbound import Pause, Reading
 from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Stage, change_for
 from controller.domain.network import Network
-from controller.domain.reservation import Reservation, Window
+from controller.domain.reservation import FIRST_METER_ID, Reservation, Window
 from controller.failpoints import failpoint
 from controller.switches.drift import Drift, differing_keys
-from controller.switches.meter_buckets import MeterBuckets, is_bucket, meters_of
+from controller.switches.meter_buckets import MeterBuckets, meters_of
 from controller.switches.pending_update import (
     FAIL_POINT_OF,
     PendingUpdate,
     StageChanges,
     not_in_step,
-    send_order,
 )
 
 MeterBursts = Mapping[str, Mapping[str, int]]
@@ -284,11 +285,11 @@ class SwitchStateTracker:
             stage_changes: StageChanges = {name: [] for name in names}
             for name, found in update.changes[number].items():
                 if len(found) > 1:
-                    found.sort(key=send_order)
+                    found.sort(key=itemgetter(0))
                 applied = self._applied[name]
                 listed = stage_changes[name] = []
-                for key, _, change in found:
-                    if is_bucket(key):
+                for _, key, change in found:
+                    if key[0] == "meter" and key[1] >= FIRST_METER_ID:
                         change = self.buckets.with_tokens(name, change, applied.get(key))
                         if change.tokens is not None:
                             update.moved.setdefault(name, []).append(change)
@@ -320,8 +321,10 @@ class SwitchStateTracker:
                 found = change_for(intended_entry, applied_entry)
                 if found is not None:
                     phase, change = found
-                    update.changes[STAGE_OF[phase]].setdefault(name, []).append((key, phase, change))
-                    update.modifies_buckets |= change.kind == "modify_meter" and is_bucket(key)
+                    order = 2 * phase + isinstance(change.entry, FlowEntry)
+                    update.changes[STAGE_OF[phase]].setdefault(name, []).append((order, key, change))
+                    if change.kind == "modify_meter" and key[0] == "meter" and key[1] >= FIRST_METER_ID:
+                        update.modifies_buckets = True
 
 
 def _uses(reservation: Reservation, links: frozenset[str]) -> bool:

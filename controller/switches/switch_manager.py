@@ -126,7 +126,7 @@ class SwitchManager:
         """The switches that are in step."""
         connected = self._switches.connected()
         ids = self._datapath_ids.datapath_id_of
-        return frozenset(name for name, number in self._in_step.items() if connected.get(ids[name]) == number)
+        return frozenset([name for name, number in self._in_step.items() if connected.get(ids[name]) == number])
 
     def require_in_step(self, names: Iterable[str]) -> None:
         """Check that these switches can be updated now.
