@@ -56,6 +56,9 @@ DESCRIPTION = """Reserve paths with a rate and a proven latency bound through a 
 A rate is in L2 bits per second (Ethernet header included, preamble and FCS not). A directed link is named `a->b`.
 Errors are problem details (RFC 9457) with a stable `code`."""
 
+NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False}
+"""FastAPI's own; looking for its exporters would take 18 calls of each request. `Metrics` counts requests."""
+
 
 @dataclass(frozen=True, slots=True)
 class QosOffer:
@@ -84,7 +87,7 @@ def create_app(
     head: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
     hosts = [host.name for host in service.network.hosts]
     app = DocumentedApp(hosts, lambda: tokens.is_configured, **head, docs_url=None, redoc_url=None,
-                        redirect_slashes=False)
+                        redirect_slashes=False, telemetry=NO_TELEMETRY)
     stream, metrics = stream or EventStream(), metrics or Metrics(service.queries)
     redaction = redaction_of(service.queries)
     stream.redact = redaction.reason

@@ -7,13 +7,15 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from controller.admission.admission import Request
 from controller.domain.frozen import frozen
 from controller.domain.reservation import Flow, Reservation
 from controller.service.concurrency import Slot
 from controller.storage.ledger import IdempotencyKey, Row
+
+Entered = TypeVar("Entered")
 
 
 @frozen
@@ -67,8 +69,8 @@ class PendingSetup:
     guard: RequestGuard
     attached_row: AttachedRow | None
     response: Future[Response] = field(default_factory=Future)
-    contexts: ExitStack = field(default_factory=ExitStack)
-    """Left when the request is answered."""
+    contexts: ExitStack | None = None
+    """Left when the request is answered; None: there are none."""
     slot: Slot | None = None
     """Among all requests in progress, until it is answered."""
     reservation: Reservation | None = None
@@ -76,3 +78,14 @@ class PendingSetup:
     switch_slot: Slot | None = None
     installation: Future[None] | None = None
     started_s: float = 0.0
+
+    def enter(self, context: AbstractContextManager[Entered]) -> Entered:
+        """Enter a context until `leave`."""
+        if self.contexts is None:
+            self.contexts = ExitStack()
+        return self.contexts.enter_context(context)
+
+    def leave(self) -> None:
+        """Leave all contexts."""
+        if self.contexts is not None:
+            self.contexts.close()

@@ -13,8 +13,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
-from queue import Empty, SimpleQueue
+from contextlib import nullcontext
+from queue import SimpleQueue
 
 from controller.admission.admission import Admitted
 from controller.dataplane.intended_state import ChangedKeys
@@ -108,9 +108,8 @@ class SetupPipeline:
     def _receive(self) -> list[PendingSetup]:
         """Wait for requests or confirmed installations; all that are in the inbox then."""
         received = [self._inbox.get()]
-        with suppress(Empty):
-            while True:
-                received.append(self._inbox.get_nowait())
+        while not self._inbox.empty():  # this is the only thread that takes something out
+            received.append(self._inbox.get())
         return [setup for setup in received if setup is not None]
 
     # Admission ------------------------------------------------------------------------------------------------------
@@ -120,12 +119,12 @@ class SetupPipeline:
             setup.slot = self._limiter.acquire()
             self._state.writer.require_writable()
             if setup.key is not None:
-                stored = setup.contexts.enter_context(self._idempotency.first_response(setup.key))
+                stored = setup.enter(self._idempotency.first_response(setup.key))
                 if stored is not None:
                     self._respond(setup, (stored, True))
                     return
             if setup.guard is not nullcontext:
-                setup.contexts.enter_context(setup.guard())
+                setup.enter(setup.guard())
             self._admit(setup)
         except Refused as refusal:
             self._pool.submit(self._blocking_admit_again, setup, refusal)
@@ -290,7 +289,7 @@ class SetupPipeline:
 
     def _respond(self, setup: PendingSetup, response: Response | Exception) -> None:
         try:
-            setup.contexts.close()
+            setup.leave()
         finally:
             if setup.slot is not None:
                 setup.slot.release()

@@ -46,6 +46,8 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._lock = threading.Lock()
         self._degraded_since_s: dict[str, float] = {}
+        self._counters: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        """Of requests, by method, route and status."""
         registry = self._registry
         self._requests = Counter(
             "paceline_requests", "REST requests by route and status.", ["method", "route", "status"], registry=registry
@@ -103,8 +105,13 @@ class Metrics:
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        labels = method, route, status
+        counters = self._counters.get(labels)
+        if counters is None:
+            of_route = self._seconds.labels(method, route)
+            counters = self._counters[labels] = self._requests.labels(method, route, str(status)), of_route
+        counters[0].inc()
+        counters[1].observe(seconds)
 
     def count_audit_failure(self) -> None:
         """Count a request that could not be written to the audit log."""

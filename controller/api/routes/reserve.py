@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import QuotaTracker
@@ -32,6 +32,7 @@ def reserve_handler(service: Service, executor: RequestExecutor, quotas: QuotaTr
         def charge() -> AbstractContextManager[None]:
             return quotas.charge(caller, spec.flows)
 
-        return await executor.submit(lane_of(caller), service.reserve, spec, key, charge, row)
+        guard = nullcontext if caller.token is None else charge  # without tokens there are no quotas
+        return await executor.submit(lane_of(caller), service.reserve, spec, key, guard, row)
 
     return reserve

@@ -118,7 +118,7 @@ class TransferRequirement(AnyRequirement):
 def _form(value: Any) -> str | None:
     """The form of a requirement; None if it is both or neither."""
     given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    rate, transfer = (given.get(name) is not None for name in ("min_bandwidth_bps", "transfer_bytes"))
+    rate, transfer = given.get("min_bandwidth_bps") is not None, given.get("transfer_bytes") is not None
     if rate == transfer:
         return None
     return "rate" if rate else "transfer"
