@@ -5,7 +5,7 @@ Source: OpenFlow Switch Specification 1.3.5, §7.1-7.3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from struct import Struct
 
 from controller.caches import MIB, bounded_cache
@@ -175,20 +175,16 @@ def _instructions(entry: FlowEntry) -> bytes:
 @bounded_cache(2 * MIB, entry_bytes=1024)
 def _match(match: FlowMatch) -> bytes:
     """OXM match, cached as many switches get the same. Sorted by field number, so prerequisites come first."""
-    fields = b"".join(field for _, field in sorted(_numbered_fields(match)))
+    fields = b"".join([field for _, field in sorted([_field(name, value) for name, value in match])])
     length = _TYPE_LENGTH.size + len(fields)
     return _padded(_TYPE_LENGTH.pack(1, length) + fields)
-
-
-def _numbered_fields(match: FlowMatch) -> Iterable[tuple[int, bytes]]:
-    return ((_FIELDS[name][0], _field(name, value)) for name, value in match)
 
 
 @bounded_cache(2 * MIB, entry_bytes=512)
 def _action(action: Action) -> bytes:
     name, value = action
     if name.startswith("set_"):
-        field = _field(name.removeprefix("set_"), value)
+        _, field = _field(name.removeprefix("set_"), value)
         length = -(-(_TYPE_LENGTH.size + len(field)) // 8) * 8
         return _padded(_TYPE_LENGTH.pack(25, length) + field)
     if name == "push_vlan":
@@ -205,14 +201,16 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 8)
 
 
-def _field(name: str, value: MatchValue) -> bytes:
+@bounded_cache(MIB, entry_bytes=512)
+def _field(name: str, value: MatchValue) -> tuple[int, bytes]:
+    """Number and OXM of a field, cached as most values are the same in the matches of many flows."""
     number, encode = _FIELDS[name]
     if isinstance(value, tuple):
         content, has_mask = b"".join(map(encode, value)), 1
     else:
         content, has_mask = encode(value), 0
     oxm_class = _BASIC_CLASS if number < _NICIRA else _NICIRA_CLASS
-    return _OXM_HEADER.pack(oxm_class, number % _NICIRA << 1 | has_mask, len(content)) + content
+    return number, _OXM_HEADER.pack(oxm_class, number % _NICIRA << 1 | has_mask, len(content)) + content
 
 
 Encode = Callable[[int | str], bytes]

@@ -220,7 +220,7 @@ class SwitchClient:
                 return False
             transaction.counts.append(decode_meter_counts(body) if len(body) > EMPTY_REPLY_BYTES else NO_COUNTS)
         elif kind == BARRIER_REPLY:
-            self.on_reply(datapath, xid, (), more=False)
+            transaction.finish()
         elif transaction.counts is not None and is_refused_reading(body):
             transaction.counts.append(NO_COUNTS)  # the switch does not have the meter
         else:
