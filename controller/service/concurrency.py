@@ -51,6 +51,7 @@ class RequestLimiter:
         self._unanswered_s = unanswered_s
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._waiting = 0
         self._in_progress = 0
         self._at_switch: Counter[str] = Counter()
 
@@ -70,10 +71,14 @@ class RequestLimiter:
 
         Raises: Overloaded if one of them is unresponsive and has no free slot.
         """
-        with self._changed:
-            while not self._has_slots(switches):
-                self._changed.wait(UNRESPONSIVE_S / 4)
-            return self._take_slots(switches)
+        with self._lock:
+            self._waiting += 1
+            try:
+                while not self._has_slots(switches):
+                    self._changed.wait(UNRESPONSIVE_S / 4)
+                return self._take_slots(switches)
+            finally:
+                self._waiting -= 1
 
     def try_acquire_at(self, switches: Collection[str]) -> Slot | None:
         """Take a slot at each of these switches, or None if one of them has none now.
@@ -105,7 +110,8 @@ class RequestLimiter:
     def _release_at(self, switches: Collection[str]) -> None:
         with self._lock:
             self._at_switch.subtract(switches)
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
 
 
 class ReservationLocks:
