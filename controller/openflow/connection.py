@@ -177,7 +177,8 @@ class SwitchConnection:
             end = at + max(length, HEADER.size)
             if end > len(buffer):
                 break
-            if self._incoming.is_wanted(version, kind, length, xid, buffer, at):
+            is_barrier = kind == BARRIER_REPLY and length == HEADER.size  # by far the most frequent
+            if is_barrier or self._incoming.is_wanted(version, kind, length, xid, buffer, at):
                 is_confirmation = kind in CONFIRMING and version == VERSION
                 if not (is_confirmation and self.on_confirmation(kind, xid, bytes(buffer[at + HEADER.size : end]))):
                     self._pass_on(kind, xid, buffer[at:end])

@@ -89,7 +89,7 @@ def encode_change(change: Change, xid: int) -> bytes:
         kind, body = METER_MOD, _meter_mod(_COMMANDS[change.kind], entry)
     else:
         kind, body = GROUP_MOD, _group_mod(_COMMANDS[change.kind], entry)
-    return _message(kind, body, xid)
+    return HEADER.pack(VERSION, kind, HEADER.size + len(body), xid) + body
 
 
 def reading_times(change: Change) -> tuple[bool, bool]:
