@@ -70,7 +70,6 @@ def test_an_image_layer_computes_in_channels_last_order_whatever_it_takes() -> N
 
 
 def test_a_normalisation_is_trained_behind_a_frozen_convolution() -> None:
-    """PyTorch 2.13 ends the process there in channels-last order: findings/torch-group-norm-channels-last.sh."""
     torch.manual_seed(1)
     layer = convolution(3, 8)
     layer[0].requires_grad_(False)
