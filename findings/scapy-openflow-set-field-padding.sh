@@ -24,7 +24,7 @@ pip() {
     "$work/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "$@" 2>&1 |
         grep -v '^WARNING: Location' || true
 }
-pip setuptools==66.1.1 wheel==0.45.1
+pip setuptools==66.1.1 wheel==0.45.1 pbr==7.1.3
 pip --no-build-isolation ryu==4.34 eventlet==0.41.3 scapy==2.8.0
 
 cat >"$work/fields.py" <<'PY'
