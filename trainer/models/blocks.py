@@ -43,7 +43,7 @@ class ImageLayer(nn.Sequential):
 
 def in_channels_last_order(images: Tensor) -> Tensor:
     """Return the same images (N, C, H, W), with the channels of a pixel beside each other in memory."""
-    return images.contiguous(memory_format=torch.channels_last)
+    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # torch.func.vmap knows no memory_format
 
 
 def convolution(inputs: int, outputs: int) -> ImageLayer:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from controller.api.schemas.detnet_document import EXAMPLE
 from controller.api.schemas.fields import NUMBER, InvalidFields, Port, StrictBody
 from controller.api.schemas.mistakes import mistakes_of
+from controller.api.schemas.patterns import UNSIGNED_64
 from controller.api.schemas.requests import ReservationRequest
 from controller.api.schemas.reservation_responses import ResponseBody
 from controller.domain.names import LONGEST_NAME
@@ -34,7 +35,7 @@ class TrafficRequirements(StrictBody):
 
     min_bandwidth: Annotated[
         str | None,
-        Field(alias="min-bandwidth", pattern=r"^\d{1,20}$", description="Octets per second, with Ethernet headers."),
+        Field(alias="min-bandwidth", pattern=UNSIGNED_64, description="Octets per second, with Ethernet headers."),
     ] = None
     max_latency: Annotated[Uint32 | None, Field(alias="max-latency", description="In ns, proven.")] = None
     max_latency_variation: Annotated[

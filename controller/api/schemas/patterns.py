@@ -18,6 +18,7 @@ QOS_PROFILE = r"^[a-zA-Z0-9_.\-]+$"
 PHONE_NUMBER = r"^\+[1-9][0-9]{4,14}$"
 HTTPS_URL = r"^https://.+$"
 IPV4_BLOCK = r"^\d{1,3}(\.\d{1,3}){3}(/\d{1,2})?$"
+UNSIGNED_64 = r"^\d{1,20}$"
 
 RULES: Mapping[str, str] = {
     NAME_PATTERN: NAME_RULE,
@@ -31,6 +32,7 @@ RULES: Mapping[str, str] = {
     QOS_PROFILE: "a name has letters, digits and _ . -",
     PHONE_NUMBER: "a phone number looks like +123456789",
     HTTPS_URL: "a sink begins with https://",
+    UNSIGNED_64: "a whole number in digits, as RFC 7951 writes those of 64 bits",
     IPV4_BLOCK: "an address looks like 10.0.0.1 or 10.0.0.1/32",
 }
 

@@ -91,6 +91,7 @@ def run_script(text: str, directory: Path, *arguments: str) -> dict[str, Tensor]
 def test_peft_loads_exported_adapters_and_gives_the_same_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: tuple[str, ...]
 ) -> None:
+    torch.manual_seed(1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
