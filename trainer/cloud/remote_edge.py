@@ -60,6 +60,8 @@ class StoredModel:
 class ModelsLostError(ConnectionLostError):
     """The stored models of these edges are lost with their machine."""
 
+    code = "models_lost"
+
     def __init__(self, edges: Sequence[str]) -> None:
         super().__init__(f"The machine with the models of {', '.join(edges)} was lost.")
         self.edges = edges

@@ -12,43 +12,14 @@ from torch import Tensor, nn
 GROUP_CHANNELS = 8
 
 
-class GroupNorm(nn.GroupNorm):
-    """A group normalisation whose input is in the usual order where it needs no gradient.
-
-    PyTorch 2.13 can end the process in a backward pass of one that computes in channels-last order.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as PyTorch names it
-        """Normalise each group of channels of a sample."""
-        return super().forward(input if input.requires_grad else input.contiguous())
-
-
-def group_norm(channels: int) -> GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     """Return a group normalisation with eight channels per group, or one group if eight does not divide `channels`."""
-    return GroupNorm(channels // GROUP_CHANNELS if channels % GROUP_CHANNELS == 0 else 1, channels)
+    return nn.GroupNorm(channels // GROUP_CHANNELS if channels % GROUP_CHANNELS == 0 else 1, channels)
 
 
-class ImageLayer(nn.Sequential):
-    """Modules that compute on images (N, C, H, W) in channels-last order, for which PyTorch's CPU kernels are faster.
-
-    The order in memory is of the layer, not of its input: so a model computes the same, bit for bit, wherever it is
-    cut, for a segment arrives in the usual order.
-    """
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Run the modules in turn."""
-        outputs: Tensor = super().forward(in_channels_last_order(values))  # type: ignore[no-untyped-call]
-        return outputs
-
-
-def in_channels_last_order(images: Tensor) -> Tensor:
-    """Return the same images (N, C, H, W), with the channels of a pixel beside each other in memory."""
-    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # torch.func.vmap knows no memory_format
-
-
-def convolution(inputs: int, outputs: int) -> ImageLayer:
+def convolution(inputs: int, outputs: int) -> nn.Sequential:
     """Return 3x3 convolution, group normalisation, ReLU: (N, inputs, H, W) -> (N, outputs, H, W)."""
-    return ImageLayer(
+    return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False), group_norm(outputs), nn.ReLU()
     )
 
@@ -88,7 +59,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Add the convolutions' output to the shortcut."""
-        values = in_channels_last_order(values)
         return torch.relu(self.body(values) + self.shortcut(values))
 
 

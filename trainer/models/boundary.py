@@ -212,8 +212,7 @@ def layer_title(layers: Sequence[nn.Module], number: int) -> str:
     layer = layers[number - 1]
     parts = [type(module).__name__ for module in leaf_modules(layer)]
     kind = type(layer).__name__
-    is_made_of_parts = isinstance(layer, nn.Sequential) or kind == "TracedLayer"
-    return f"layer {number} ({', '.join(parts[:3]) if is_made_of_parts and parts else kind})"
+    return f"layer {number} ({', '.join(parts[:3]) if kind in ('Sequential', 'TracedLayer') and parts else kind})"
 
 
 def call_layer(layers: Sequence[nn.Module], number: int, values: Values) -> Values:

@@ -14,7 +14,6 @@ from torch import nn
 
 from trainer.errors import UsageError
 from trainer.models.blocks import (
-    ImageLayer,
     MeanPooling,
     PatchEmbedding,
     ResidualBlock,
@@ -58,17 +57,17 @@ def _signal_cnn(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
     """
     return [
         convolution(sample_shape[0], 16),  # (N, 16, 32, 32)
-        ImageLayer(nn.MaxPool2d(2)),  # (N, 16, 16, 16)
+        nn.MaxPool2d(2),  # (N, 16, 16, 16)
         convolution(16, 24),  # (N, 24, 16, 16)
-        ImageLayer(nn.MaxPool2d((1, 2))),  # (N, 24, 16, 8)
+        nn.MaxPool2d((1, 2)),  # (N, 24, 16, 8)
         convolution(24, 32),  # (N, 32, 16, 8)
-        ImageLayer(nn.MaxPool2d((2, 1))),  # (N, 32, 8, 8)
-        ImageLayer(*convolution(32, 48), *convolution(48, 48)),  # (N, 48, 8, 8)
-        ImageLayer(nn.MaxPool2d((1, 2))),  # (N, 48, 8, 4)
-        ImageLayer(*convolution(48, 64), *convolution(64, 64)),  # (N, 64, 8, 4)
-        ImageLayer(nn.MaxPool2d((2, 1))),  # (N, 64, 4, 4)
+        nn.MaxPool2d((2, 1)),  # (N, 32, 8, 8)
+        nn.Sequential(*convolution(32, 48), *convolution(48, 48)),  # (N, 48, 8, 8)
+        nn.MaxPool2d((1, 2)),  # (N, 48, 8, 4)
+        nn.Sequential(*convolution(48, 64), *convolution(64, 64)),  # (N, 64, 8, 4)
+        nn.MaxPool2d((2, 1)),  # (N, 64, 4, 4)
         convolution(64, 96),  # (N, 96, 4, 4)
-        ImageLayer(nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten()),  # (N, 384)
+        nn.Sequential(nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten()),  # (N, 384)
         nn.Linear(384, classes),  # (N, classes)
     ]
 
@@ -107,7 +106,7 @@ def _resnet(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
         ResidualBlock(32, 32),
         ResidualBlock(32, 64, stride=2),  # (N, 64, 8, 8)
         ResidualBlock(64, 64),
-        ImageLayer(nn.AdaptiveAvgPool2d(2), nn.Flatten()),  # (N, 256)
+        nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),  # (N, 256)
         nn.Linear(256, classes),
     ]
 

@@ -40,7 +40,6 @@ def encode_segment(name: str, values: Values, boundary: Boundary, samples: int, 
     encoded: dict[str, Tensor] = {}
     for number, (tensor, spec) in enumerate(zip(tensors_of(values), boundary.tensors, strict=True)):
         key = tensor_name(name, number)
-        tensor = tensor.contiguous()  # while it is the caller's time; a frame holds it in this order
         encoded |= codec.encode(key, tensor, used) if _is_coded(spec) else {key: tensor.detach()}
     return encoded
 

@@ -1,4 +1,4 @@
-"""Image models compute in channels-last order, the same wherever they are cut."""
+"""Image models compute the same, bit for bit, wherever they are cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.models.blocks import GroupNorm, ImageLayer, convolution
 from trainer.models.boundary import Boundary, find_boundaries
 from trainer.models.building import build_layers
 from trainer.models.optimizer import OptimizerConfig
@@ -59,24 +58,3 @@ def test_every_cut_makes_the_same_step_bit_for_bit(name: str) -> None:
     for cut in range(1, len(layers)):
         divided = step_with_cut(layers, boundaries, cut, inputs, targets)
         assert all(torch.equal(divided[key], value) for key, value in whole.items()), cut
-
-
-def test_an_image_layer_computes_in_channels_last_order_whatever_it_takes() -> None:
-    layer = ImageLayer(nn.MaxPool2d(2))
-    images = torch.randn(2, 4, 6, 6)
-    made = layer(images)
-    assert made.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(made, nn.functional.max_pool2d(images, 2))
-
-
-def test_a_normalisation_is_trained_behind_a_frozen_convolution() -> None:
-    torch.manual_seed(1)
-    layer = convolution(3, 8)
-    layer[0].requires_grad_(False)
-    images = torch.randn(4, 3, 6, 6)
-    layer(images).square().sum().backward()
-    plain = nn.Sequential(copy.deepcopy(layer[0]), nn.GroupNorm(1, 8), nn.ReLU())
-    plain(images).square().sum().backward()
-    norm = layer[1]
-    assert isinstance(norm, GroupNorm) and isinstance(norm.weight.grad, Tensor)
-    torch.testing.assert_close(norm.weight.grad, plain[1].weight.grad)
