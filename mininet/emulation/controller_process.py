@@ -134,7 +134,7 @@ class ControllerProcess:
 
 
 def wait_until_connected(topology: Map, timeout_s: float) -> None:
-    """Wait until every switch is connected to an external controller.
+    """Wait until every switch is connected to an external controller, or to one of several.
 
     Raises: EmulationError naming the switches that are not.
     """
@@ -157,7 +157,10 @@ def _tls_options(pki: Path) -> list[str]:
 
 
 def _is_connected(switch: str) -> bool:
-    target = ["ovs-vsctl", "--bare", "get", "bridge", switch, "controller"]
-    uuid = subprocess.run(target, capture_output=True, text=True, check=True).stdout.strip("[]\n ")
-    command = ["ovs-vsctl", "get", "controller", uuid, "is_connected"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "true"
+    targets = ["ovs-vsctl", "--bare", "get", "bridge", switch, "controller"]
+    found = subprocess.run(targets, capture_output=True, text=True, check=True).stdout.strip("[]\n ")
+    return any(_ovs("get", "controller", uuid.strip(), "is_connected") == "true" for uuid in found.split(","))
+
+
+def _ovs(*words: str) -> str:
+    return subprocess.run(["ovs-vsctl", *words], capture_output=True, text=True, check=False).stdout.strip()
