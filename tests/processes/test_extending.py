@@ -167,7 +167,7 @@ def data():
     (["--model", "users:whole"], 2, "Error: The model users:whole has one layer, so there is nothing to cut"),
     (["--model", "users:broken"], 2, r"Error: users:broken failed: FileNotFoundError: weights.pt \(users.py, line"),
     (["--cuts", "99,1"], 2, "Error: --cuts contains cut 99: the model mlp has 5 layers"),
-    (["--model", "users:worn"], 4,
+    (["--model", "users:worn", "--rounds", "100"], 4,
      r"Error: (edge[12]: )?layer 1 \(Worn\) of the model fails .*RuntimeError: worn out \(users.py, line \d+\)"),
 ])
 def test_what_cannot_run_is_told_in_one_sentence(tmp_path: Path, flags: list[str], code: int, why: str) -> None:
