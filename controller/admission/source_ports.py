@@ -26,10 +26,11 @@ from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import link_names
 
-HEADROOM_SHARE = 1 / 16
+HEADROOM_SHARE, MAX_HEADROOM_SHARE, FEW_FLOWS = 1 / 16, 1 / 4, 64
 """Room beyond the delay of the port, so that meters grow seldom: of what bursts contribute to the delay, this share
 times the capacity over the reserved rates. Where all flows get theirs at one time, it costs that share behind the port,
-because what meters let through at once grows with the rates: light flows may have much room."""
+because what meters let through at once grows with the rates: light flows may have much room. The share grows in
+proportion to the flows where these are more than a few, up to the greatest: growing is work for each of them."""
 
 MAX_INSTALLED_ROOM = 4
 """The most room of a meter that is taken over as it is installed, in relation to what a meter of its port gets now."""
@@ -83,8 +84,8 @@ class SourcePort:
         A flow alone gets no larger a meter than its burst and the whole variation of the port's delay.
         """
         waiting_us = delay_us - server.latency_us
-        share = HEADROOM_SHARE * server.rate_bps / max(1, self.rate_bps)
-        headroom_us = waiting_us * share
+        share = min(MAX_HEADROOM_SHARE, HEADROOM_SHARE * max(1.0, len(self.flows) / FEW_FLOWS))
+        headroom_us = waiting_us * share * server.rate_bps / max(1, self.rate_bps)
         if len(self.flows) == 1:
             headroom_us = min(headroom_us, max(0, self.burst_bytes - frame_bytes) * 8 / server.rate_bps * 1e6)
         return delay_us + headroom_us

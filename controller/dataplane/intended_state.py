@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from controller.dataplane.contribution import NO_CONTRIBUTION, Contribution, lightpath_contribution
-from controller.dataplane.entries import Entries, Entry, Key, entries_of
+from controller.dataplane.entries import Entries, Entry, Key, MeterEntry, entries_of, key_of
 from controller.dataplane.fragment_entries import FRAGMENT_PRIORITY, counts_fragments
 from controller.dataplane.lightpath_entries import LightpathUse
 from controller.dataplane.pipeline import base_states, best_effort_meter
@@ -62,6 +63,15 @@ class IntendedState:
                 del self._lightpath_users[use]
                 self._replace(lightpath_contribution(self._network, use), None, changed)
         return changed
+
+    def set_meter(self, reservation_id: str, switch: str, meter: MeterEntry, changed: ChangedKeys) -> None:
+        """Replace one meter in the contribution of a reservation, and add its key to `changed` if it differs."""
+        contribution, intended, key = self._contributions[reservation_id], self.entries[switch], key_of(meter)
+        if intended.get(key) != meter:
+            entries = {**contribution.entries, switch: {**contribution.entries[switch], key: meter}}
+            self._contributions[reservation_id] = replace(contribution, entries=entries)
+            intended[key] = meter
+            changed.setdefault(switch, set()).add(key)
 
     def _replace(self, before: Contribution | None, after: Contribution | None, changed: ChangedKeys) -> None:
         """Replace one contribution by another."""

@@ -6,7 +6,7 @@ All messages of a transaction carry the same OpenFlow transaction id (xid), and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -119,6 +119,10 @@ class TransactionGroup:
         on_end(error)
 
 
+PART_BYTES = 4 << 20
+"""A switch confirms so many bytes of a stage before it is sent more, so that it leaves little unread."""
+
+
 class StagedUpdate:
     """Sends the stages of an update to the switches, each after the switches have confirmed the one before."""
 
@@ -136,12 +140,17 @@ class StagedUpdate:
         self._stages = iter(stages)
         self._timeout_s = timeout_s
         self._done = done
+        self._unsent: dict[int, tuple[Any, Iterator[Change]]] = {}
+        """Of the stage in progress, by switch: its connection, and the changes that are left."""
 
     def advance(self, error: SwitchError | None = None) -> None:
-        """Send the next stage, or complete the future."""
+        """Send the next stage, or the next part of it, or complete the future."""
         try:
             if error is not None:
                 raise error
+            if self._unsent:
+                self._send_parts()
+                return
             stage = next(self._stages, None)
             if stage is None:
                 self._done.set_result(None)
@@ -153,22 +162,37 @@ class StagedUpdate:
             self._done.set_exception(failure)
 
     def _send(self, stage: ChangesByDatapath) -> None:
-        datapaths = {number: self._datapath(number) for number in stage}
+        self._unsent = {number: (self._datapath(number), iter(changes)) for number, changes in stage.items()}
+        self._send_parts()
+
+    def _send_parts(self) -> None:
+        """Send as much as each switch may be sent at once."""
         readings: list[tuple[Transaction, Change]] = []
 
         def on_end(error: SwitchError | None) -> None:
             _set_counts(readings)
             self.advance(error)
 
+        parts, self._unsent = self._unsent, {}
+        for number, (datapath, _) in parts.items():
+            if self._datapath(number) is not datapath:  # connected anew: nothing is known of what it executed
+                raise not_connected(number)
         group = TransactionGroup(self._pending, self._timeout_s, on_end)
-        for number, changes in stage.items():
-            xid = _next_xid(datapaths[number])
-            messages = [encode_change(change, xid) for change in changes]
-            sent = group.send(datapaths[number], xid, b"".join([*messages, encode_barrier_request(xid)]))
+        for number, (datapath, changes) in parts.items():
+            xid = _next_xid(datapath)
+            messages, size_bytes, moves = [], 0, list[Change]()
             for change in changes:
+                messages.append(encode_change(change, xid))
                 if change.tokens is not None:
-                    sent.counts = []
-                    readings.append((sent, change))
+                    moves.append(change)
+                size_bytes += len(messages[-1])
+                if size_bytes >= PART_BYTES:
+                    self._unsent[number] = datapath, changes
+                    break
+            sent = group.send(datapath, xid, b"".join([*messages, encode_barrier_request(xid)]))
+            if moves:
+                sent.counts = []
+                readings += [(sent, change) for change in moves]
         group.complete()
 
 

@@ -24,6 +24,10 @@ from controller.dataplane.update_order import Change
 from controller.domain.reservation import FIRST_METER_ID, Reservation
 from controller.switches.meter_totals import MeterKey, MeterTotals
 
+DRAWN_BYTES = 2 << 20
+"""Tokens are taken out of so many bytes of buckets at a time: the less time passes until they are changed, the fewer
+tokens they lose by it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
@@ -102,20 +106,34 @@ class MeterBuckets:
 
     # Changes --------------------------------------------------------------------------------------------------------
 
-    def draws(self, changes: Mapping[str, Iterable[Change]], applied: Mapping[str, Entries]) -> dict[str, list[Change]]:
-        """The moves of tokens out of the meters that these changes modify; to be confirmed before the changes."""
+    def draws(
+        self, changes: Mapping[str, Iterable[Change]], applied: Mapping[str, Entries]
+    ) -> tuple[dict[str, list[Change]], set[tuple[str, Key]] | None]:
+        """The moves of tokens out of meters that these changes modify; to be confirmed before the changes.
+
+        Of many meters only some are chosen, which are returned, too; the others keep all their tokens until it is their
+        turn.
+        """
         draws: dict[str, list[Change]] = {}
+        chosen: set[tuple[str, Key]] = set()
+        is_all, size_bytes = True, 0
         for switch, listed in changes.items():
             for change in listed:
                 key = key_of(change.entry)
-                if change.kind == "modify_meter" and is_bucket(key):
-                    meter = applied[switch].get(key)
-                    count = GROWTH_DRAWS if (switch, key[1]) in self._grants else DRAWS
-                    frames = draw_frames(meter, count) if isinstance(meter, MeterEntry) else ()
-                    if isinstance(meter, MeterEntry) and frames:
-                        self.totals.change((switch, meter.meter_id))
-                        draws.setdefault(switch, []).append(Change("move_tokens", meter, TokenMove(frames)))
-        return draws
+                if change.kind != "modify_meter" or not is_bucket(key):
+                    continue
+                if size_bytes >= DRAWN_BYTES:
+                    is_all = False
+                    break
+                chosen.add((switch, key))
+                meter = applied[switch].get(key)
+                count = GROWTH_DRAWS if (switch, key[1]) in self._grants else DRAWS
+                frames = draw_frames(meter, count) if isinstance(meter, MeterEntry) else ()
+                if isinstance(meter, MeterEntry) and frames:
+                    size_bytes += sum(frames)
+                    self.totals.change((switch, meter.meter_id))
+                    draws.setdefault(switch, []).append(Change("move_tokens", meter, TokenMove(frames)))
+        return draws, None if is_all else chosen
 
     def with_tokens(self, switch: str, change: Change, applied: Entry | None) -> Change:
         """The change of a reserved flow's meter with the frames that leave only the flow's own tokens in its bucket."""

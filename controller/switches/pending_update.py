@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from controller.dataplane.entries import Key
 from controller.dataplane.intended_state import ChangedKeys
@@ -38,11 +38,27 @@ class PendingUpdate:
         self.revision: int | None = None
         self.moved: StageChanges = {}
         """The changes of the last stage sent that move tokens."""
+        self.drawn: set[tuple[str, Key]] | None = None
+        """The meters that tokens were taken out of, where these are not all that the stage modifies."""
 
-    def stage(self, number: int) -> StageChanges:
+    def stage(self, number: int) -> dict[str, Iterator[Change]]:
         """The changes of the stage of that number, in no particular order."""
         changes = self.changes[number] if self.changes else {}
-        return {name: [change for *_, change in found] for name, found in changes.items()}
+        return {name: (change for *_, change in found) for name, found in changes.items()}
+
+    def take(self, number: int) -> dict[str, list[KeyedChange]]:
+        """Remove and return the changes of the stage of that number that are to be sent next."""
+        found, drawn = self.changes[number], self.drawn
+        if drawn is None:
+            self.changes[number] = {}
+            return found
+        chosen: dict[str, list[KeyedChange]] = {}
+        rest: dict[str, list[KeyedChange]] = {}
+        for name, listed in found.items():
+            for change in listed:
+                (chosen if (name, change[1]) in drawn else rest).setdefault(name, []).append(change)
+        self.changes[number] = rest
+        return chosen
 
     def deletes(self, number: int) -> bool:
         """Whether the stage of that number removes entries, which packets may still need."""

@@ -24,7 +24,7 @@ from controller.dataplane.entries import (
 )
 from controller.dataplane.fast_failover import is_broken
 from controller.dataplane.intended_state import ChangedKeys, IntendedState, merge_keys
-from controller.dataplane.pipeline import contribution_of
+from controller.dataplane.pipeline import contribution_of, reservation_meter
 from controller.dataplane.southbound import Pause, Reading
 from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Stage, change_for
 from controller.domain.network import Network
@@ -73,12 +73,13 @@ class SwitchStateTracker:
         `meter_bursts`: of these reservations, and of others whose meters grow.
         """
         with self._lock:
-            grown = [name for name in meter_bursts if name not in changed and name in self._reservations]
-            for name in grown:
-                self._grow(self._reservations[name], self._meter_bursts.get(name, {}), meter_bursts[name])
-            for name in (*changed, *grown):
+            keys: ChangedKeys = {}
+            for name in meter_bursts.keys() - changed.keys():
+                if name in self._reservations:
+                    self._grow(self._reservations[name], meter_bursts[name], keys)
+            for name, reservation in changed.items():
                 self._meter_bursts.pop(name, None)
-                if changed.get(name) is not None or name in grown:
+                if reservation is not None:
                     self._meter_bursts[name] = meter_bursts.get(name, {})
             for name, reservation in changed.items():
                 self.buckets.set_intended(self._reservations.pop(name, None), reservation)
@@ -87,19 +88,24 @@ class SwitchStateTracker:
                     self._reservations[name] = reservation
                     if windows := windows_of(reservation.carried_placements):
                         self._windows[name] = windows
-            return self._recompute((*changed, *grown))
+            return merge_keys(keys, self._recompute(changed))
 
     def meter_bursts(self, reservation_id: str) -> Mapping[str, int]:
         """Return the bursts of the meters of a reservation that should be installed, by flow; empty if none is."""
         with self._lock:
             return self._meter_bursts.get(reservation_id, {})
 
-    def _grow(self, reservation: Reservation, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        """Give the tokens by which the meters of a reservation grow to their buckets."""
+    def _grow(self, reservation: Reservation, bursts: Mapping[str, int], changed: ChangedKeys) -> None:
+        """Change the meters of a reservation to these bursts, and give the tokens by which they grow to their buckets.
+        """
+        before = self._meter_bursts.get(reservation.id, {})
+        self._meter_bursts[reservation.id] = bursts
         for placement in reservation.carried_placements:
-            name = placement.flow.name
-            if name in before and name in after:
-                self.buckets.grow((placement.switches[0], placement.meter_id), after[name] - before[name])
+            name, switch = placement.flow.name, placement.switches[0]
+            if name in before and name in bursts:
+                self.buckets.grow((switch, placement.meter_id), bursts[name] - before[name])
+            meter = reservation_meter(placement, bursts.get(name))
+            self._intended.set_meter(reservation.id, switch, meter, changed)
 
     def set_links_down(self, down: frozenset[str]) -> ChangedKeys:
         """Set the links that are down; best effort is routed around them, reservations use the paths that are left."""
@@ -223,7 +229,8 @@ class SwitchStateTracker:
         """The changes at these keys, stage by stage; each must be confirmed before the generator is advanced, and
         the generator is closed if it is not.
 
-        A stage that modifies meters of reservations comes after one that takes tokens out of them.
+        A stage that modifies meters of reservations comes after one that takes tokens out of them; where these are
+        many, such pairs follow each other.
 
         `require_all`: a switch of unknown state is an error; otherwise it is skipped.
         `drain_s`: how long packets may be in flight on an old path.
@@ -236,16 +243,19 @@ class SwitchStateTracker:
                 continue  # concurrent updates send their own changes
             if drain_s and stage is Stage.CLEAR and update.deletes(number):
                 yield Pause(drain_s)
-            if draws := self._draws(update, number):
-                yield from self._settled(draws, draws)
-            changes = self._stage_changes(update, number)
-            if changes:
-                if not update.moved:
+            is_left = True
+            while is_left:
+                if draws := self._draws(update, number):
+                    yield from self._settled(draws, draws)
+                changes = self._stage_changes(update, number)
+                is_left = update.drawn is not None
+                if changes and not update.moved:
                     yield changes
-                else:
+                elif changes:
                     yield from self._settled(changes, update.moved)
                     corrections = self._corrections(update)
                     yield from self._settled(corrections, corrections)
+            if changes:
                 failpoint(FAIL_POINT_OF[stage])
 
     def _settled(self, changes: StageChanges, moved: StageChanges) -> Iterator[StageChanges]:
@@ -266,7 +276,11 @@ class SwitchStateTracker:
         with self._lock:
             if update.revision != self._revision:
                 self._compute(update)
-            return self.buckets.draws(update.stage(number), self._applied) if update.modifies_buckets else {}
+            update.drawn = None
+            if not update.modifies_buckets:
+                return {}
+            draws, update.drawn = self.buckets.draws(update.stage(number), self._applied)
+            return draws
 
     def _corrections(self, update: PendingUpdate) -> StageChanges:
         """The tokens to take out of the meters of the last stage."""
@@ -283,7 +297,7 @@ class SwitchStateTracker:
             is_first = number == 0 and any(update.changes)
             names = [name for name in update.changed_keys if name in self._applied] if is_first else []
             stage_changes: StageChanges = {name: [] for name in names}
-            for name, found in update.changes[number].items():
+            for name, found in update.take(number).items():
                 if len(found) > 1:
                     found.sort(key=itemgetter(0))
                 applied = self._applied[name]
@@ -298,7 +312,6 @@ class SwitchStateTracker:
                         applied.pop(key, None)
                     else:
                         applied[key] = change.entry
-            update.changes[number] = {}
             self._revision += 1
             update.revision = self._revision
             return stage_changes

@@ -58,7 +58,7 @@ class MeterMonitor(threading.Thread):
             self._tell(ended.reservation, ended.switch, ended.meter_id, ended.counts.dropped_packets)
             if not ended.is_suspended:
                 self._told.pop((ended.reservation.id, ended.switch, ended.meter_id), None)
-        installed = {found.id: found for found in self._service.reservations() if found.state in INSTALLED}
+        installed = {found.id: found for found in self._service.published() if found.state in INSTALLED}
         # The deletion of an ended flow's meter may be confirmed as late as the next poll but one.
         for key in [key for key in self._told if key[0] not in installed.keys() | self._installed_before]:
             del self._told[key]

@@ -143,7 +143,7 @@ class Switch:
             self.buckets.grow(("s1", meter.meter_id), change.burst_kbit * 125)
             self.curve.grow(change.burst_kbit * 1000)
         asked = Change("modify_meter", meter)
-        draws = self.buckets.draws({"s1": [asked]}, {"s1": self.applied})
+        draws, _ = self.buckets.draws({"s1": [asked]}, {"s1": self.applied})
         if draws:
             self.execute(draws["s1"])
             self.wait(change.confirm_us)

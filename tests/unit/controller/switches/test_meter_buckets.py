@@ -9,7 +9,8 @@ from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.meter_tokens import MeterCounts, bucket_bytes
 from controller.dataplane.pipeline import intended_states, reservation_meter
 from controller.dataplane.update_order import Change
-from controller.domain.reservation import Reservation
+from controller.domain.reservation import Requirement, Reservation
+from controller.switches.meter_buckets import DRAWN_BYTES
 from controller.switches.state_tracker import SwitchStateTracker
 from tests.unit.controller.dataplane.test_pipeline import METRO, flow, reservation
 
@@ -115,3 +116,33 @@ def test_an_ended_flow_may_forward_until_its_meter_is_gone_and_is_told_to_have_s
                     change.tokens.before = MeterCounts(1, passed_bytes, 0, 0)
         assert not switches.tracker.may_forward(ended)
         assert (switches.tracker.pop_end_s(ended) is not None) == (passed_bytes > 0)
+
+
+def test_many_meters_grow_some_after_others_each_drawn_shortly_before_it_is_changed() -> None:
+    """As many at a time as hold DRAWN_BYTES in their buckets."""
+    burst_bytes, count = 400_000, 12
+    assert burst_bytes * count > 2 * DRAWN_BYTES
+    held = [reservation(number, replace(flow(port=7800 + number), requirement=Requirement(1_000_000, burst_bytes)))
+            for number in range(1, count + 1)]
+    held = [replace(each, placements=tuple(replace(placement, meter_id=placement.meter_id + each.number)
+                                           for placement in each.placements)) for each in held]
+    tracker = SwitchStateTracker(METRO)
+    small = {each.id: {"edge1-up": burst_bytes} for each in held}
+    tracker.set_intended({each.id: each for each in held}, small)
+    for name, state in intended_states(METRO, held, meter_bursts=small).items():
+        tracker.set_applied(name, state)
+    keys = tracker.set_intended({}, {each.id: {"edge1-up": burst_bytes + 1000} for each in held})
+    sent = [[(change.kind, change.entry[0]) for listed in stage.values() for change in listed]
+            for stage in tracker.update_stages(keys, require_all=True) if isinstance(stage, dict)]
+    drawn: set[object] = set()
+    grown: list[object] = []
+    for changes in sent:
+        assert len({kind for kind, _ in changes}) <= 1
+        assert sum(burst_bytes for kind, _ in changes if kind == "move_tokens") <= DRAWN_BYTES + 2 * burst_bytes
+        drawn |= {meter_id for kind, meter_id in changes if kind == "move_tokens"}
+        changed = [meter_id for kind, meter_id in changes if kind == "modify_meter"]
+        grown += changed
+        assert drawn == set(grown) if changed else True
+    assert sorted(map(str, grown)) == sorted(str(placement.meter_id) for each in held for placement in each.placements)
+    assert len(sent) > 4
+    assert not any(tracker.update_stages(keys, require_all=True))
