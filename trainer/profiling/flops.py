@@ -1,8 +1,10 @@
 """FLOPs of operators that PyTorch's counter leaves out or counts wrongly.
 
-It has no formula for the recurrent layers and the attention of the CPU, and multiplies a grouped convolution's weight
-gradient by the groups (PyTorch 2.13). A backward pass counts twice the forward: one product for the gradient of the
-input, one for that of the weight; what attention recomputes in it is not counted.
+It has no formula for the recurrent layers and the attention of the CPU and for `nn.Bilinear`, multiplies a grouped
+convolution's weight gradient by the groups, and counts a complex multiply-add as a real one (PyTorch 2.13). It is four
+real multiplications and four real additions: 8 FLOPs instead of 2. A complex convolution is seen as the three real ones
+that PyTorch makes of it. A backward pass counts twice the forward: one product for the gradient of the input, one for
+that of the weight; what attention recomputes in it is not counted.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode, conv_flop_count
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode, conv_flop_count, flop_registry, shape_wrapper
 
 from trainer.models.without_compiler import run_without_compiler
 
@@ -70,14 +73,42 @@ def _matrix_vector(matrix: _Shape, _vector: _Shape, *_: Any, **__: Any) -> int:
     return 2 * math.prod(matrix)
 
 
-def _trilinear(first: _Shape, weight: _Shape, second: _Shape, *_: Any, **__: Any) -> int:
-    """`nn.Bilinear`: (N, I), (O, I, J), (N, J)."""
-    return 2 * first[0] * (math.prod(weight) + weight[0] * second[-1])
+def _added_matrix_vector(_added: _Shape, matrix: _Shape, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(matrix)
 
 
-_convolution_backward._get_raw = True  # type: ignore[attr-defined]  # called with the tensors themselves
+def _added_products(_added: _Shape, first: _Shape, second: _Shape, *_: Any, **__: Any) -> int:
+    """A sum of matrix products: (B, N, K), (B, K, M)."""
+    return 2 * math.prod(first) * second[-1]
 
-_FORMULAS: dict[Any, Any] = {
+
+def _trilinear(
+    first: _Shape, second: _Shape, third: _Shape, expand_first: _Shape, expand_second: _Shape, expand_third: _Shape,
+    summed: _Shape, unrolled: int = 1, **_: Any,
+) -> int:
+    """`nn.Bilinear` and its three gradients: two products, one after the other, for each value of a dimension.
+
+    `expand_…`: the dimensions that an operand lacks. A product that sums has 2 FLOPs for each of its terms, another 1.
+    Source: `at::native::_trilinear`, aten/src/ATen/native/Linear.cpp of PyTorch.
+    """
+    sizes: dict[int, int] = {}
+    dimensions = len(first) + len(expand_first)
+    operands = ((first, expand_first), (second, expand_second), (third, expand_third))
+    has = [[place for place in range(dimensions) if place not in expand] for _shape, expand in operands]
+    for places, (shape, _expand) in zip(has, operands, strict=True):
+        sizes.update(zip(places, shape, strict=True))
+    rest = {place for place in sizes if place != unrolled}
+    pair = (set(has[0]) | set(has[1])) & rest
+    sums_of_pair = pair & set(summed) & set(expand_third)
+    triple = ((pair - sums_of_pair) | set(has[2])) & rest
+    sums_of_triple = rest & set(summed) - set(expand_third)
+    return sizes[unrolled] * sum(
+        math.prod(sizes[place] for place in places) * (2 if sums else 1)
+        for places, sums in ((pair, sums_of_pair), (triple, sums_of_triple))
+    )
+
+
+_OWN: dict[Any, Any] = {
     _aten.mkldnn_rnn_layer: _rnn_layer,
     _aten.mkldnn_rnn_layer_backward: _rnn_layer_backward,
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
@@ -85,5 +116,30 @@ _FORMULAS: dict[Any, Any] = {
     _aten.convolution_backward: _convolution_backward,
     _aten.mv: _matrix_vector,
     _aten.dot: _matrix_vector,
+    _aten.vdot: _matrix_vector,
+    _aten.addmv: _added_matrix_vector,
+    _aten.addbmm: _added_products,
     _aten._trilinear: _trilinear,
+}
+
+
+def _of_tensors(formula: Any) -> Any:
+    return formula if formula is _convolution_backward else shape_wrapper(formula)  # type: ignore[no-untyped-call]
+
+
+def _four_times_if_complex(of_tensors: Any) -> Any:
+    """Return the formula that counts a complex multiply-add as four real ones."""
+
+    def flops(*values: Any, **named: Any) -> int:
+        is_complex = any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in tree_leaves((values, named)))
+        return int(of_tensors(*values, **named)) * (4 if is_complex else 1)
+
+    flops._get_raw = True  # type: ignore[attr-defined]  # called with the tensors themselves
+    return flops
+
+
+# PyTorch's own formulas in its registry are of tensors already.
+_FORMULAS: dict[Any, Any] = {
+    **{operator: _four_times_if_complex(formula) for operator, formula in flop_registry.items()},
+    **{operator: _four_times_if_complex(_of_tensors(formula)) for operator, formula in _OWN.items()},
 }
