@@ -181,9 +181,14 @@ class Map:
         return tuple(node for node in self.nodes if node.kind == "edge")
 
     @cached_property
+    def clouds(self) -> tuple[MapNode, ...]:
+        """The nodes of the cloud, in the order of the file."""
+        return tuple(node for node in self.nodes if node.kind == "cloud")
+
+    @cached_property
     def cloud(self) -> MapNode | None:
         """The first cloud node, if the map has one: the training loop runs there; further ones have workers only."""
-        return next((node for node in self.nodes if node.kind == "cloud"), None)
+        return next(iter(self.clouds), None)
 
     @cached_property
     def ports(self) -> tuple[Port, ...]:

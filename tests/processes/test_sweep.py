@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from trainer.errors import EXIT_USAGE
+
 SWEEP = """\
 fixed: {edges: 2, rounds: 2, steps: 1, batch: 16, micro: 1, average_every: 1, cuts: "1,1", model: mlp}
 vary: {seed: [1, 2]}
@@ -49,6 +51,28 @@ def test_a_sweep_that_is_killed_goes_on_with_the_runs_that_are_left(tmp_path: Pa
         after.values(), key=lambda row: -float(row["value"]))]
     assert (out / "results.md").read_text().count("\n") == 4
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_sweep_in_the_same_directory_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """The first goes on as if nothing had happened; the third, after its end, finds all runs finished."""
+    (tmp_path / "try.yaml").write_text(SWEEP)
+    out = tmp_path / "sweeps" / "try"
+    with subprocess.Popen([*COMMAND, "try.yaml"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        begun = first.stdout.readline()  # said while it holds the directory
+        second = subprocess.run([*COMMAND, "try.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        before_its_end = first.poll()
+        rest = first.stdout.read()
+    assert before_its_end is None
+    assert begun.startswith("2 runs, of which 0 are finished;")
+    assert second.returncode == EXIT_USAGE and not second.stdout
+    assert second.stderr == (f"Error: The sweep in {out} belongs to process {first.pid}, which still runs; wait for "
+                             "its end, or stop it.\n")
+    assert first.returncode == 0, rest
+    assert [row["status"] for row in rows(out).values()] == ["done", "done"]
+    third = subprocess.run([*COMMAND, "try.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr
+    assert third.stdout.startswith("2 runs, of which 2 are finished;")
 
 
 @pytest.mark.parametrize(("text", "sentence"), [

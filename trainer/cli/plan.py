@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,9 @@ if TYPE_CHECKING:
     from topologies.maps import Map
     from trainer.config.objectives import Objective
     from trainer.planning.forecasts import StepForecaster
-    from trainer.planning.plan import Alternative, Offer, RoundPlan
+    from trainer.planning.plan import Alternative, RoundPlan
     from trainer.profiling.predictor import LayerSeconds
-    from trainer.reservation.bandwidth import PlanForOffer, QuoteStats
-    from trainer.reservation.quote_planning import QuotedPlan
+    from trainer.reservation.bandwidth import QuoteStats
 
 MSS_OVERHEAD_BYTES = 52
 """IP and TCP headers with timestamps, inside the MTU."""
@@ -37,7 +35,8 @@ MSS_OVERHEAD_BYTES = 52
 @click.command(epilog="Example: paceline plan --map metro")
 @click.option(
     "--map", "map_name", help="Plan a round on this map, with the CPU shares of its edges and all links free; any map "
-    "that `paceline maps` takes."
+    "that `paceline maps` takes. Where it has several nodes of the cloud, each has one worker, as fast as the slowest, "
+    "and the plan says which edge goes where."
 )
 @published_network_options
 @click.option(
@@ -131,8 +130,7 @@ def plan(
     if network is None:
         return
     edges = {node.name: _scaled(layer_seconds, node.cpu_share) for node in network.edges}
-    assert network.cloud is not None
-    cloud = _scaled(layer_seconds, network.cloud.cpu_share)
+    cloud = _scaled(layer_seconds, min(node.cpu_share or 1.0 for node in network.clouds))
     forecaster = StepForecaster(
         edges, cloud, built.boundaries, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecSelector(codec),
         tail, objective.target_bytes,
@@ -149,6 +147,8 @@ def _print_round(
 
     `fixed`: the cuts of the edges, if they are not planned.
     """
+    from trainer.cli.map_offers import quoted_plan, served, unused_offers
+    from trainer.planning.node_offers import offer_for
     from trainer.planning.planner import alternatives, plan_round
 
     names, micro, tail = [node.name for node in network.edges], forecaster.micro, forecaster.tail
@@ -156,20 +156,20 @@ def _print_round(
     cuts = all_cuts if tail is None else range(all_cuts.start, tail)
     forecasts = forecaster.forecasts(mss, fixed or dict.fromkeys(names, cuts))
     if controller is None:
-        offer = _offer(network, share)
+        offers = unused_offers(network, share)
+        forecasts, nodes = served(forecasts, offers, micro)
+        offer = offer_for(nodes, offers)
         best = plan_round(forecasts, offer, micro)
-        _print_plan(network, best, f"using {share:.0%} of every link")
+        _print_plan(network, best, f"using {share:.0%} of every link", nodes)
     else:
-        def plan_for(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001 - there are no cuts before
-            return plan_round(forecasts, offer, micro)
-
-        quoted = _quoted_plan(network, controller, share, plan_for)
+        quoted, forecasts, nodes = quoted_plan(network, controller, share, forecasts, micro, click.echo)
         offer, best = quoted.offer, quoted.plan
-        _print_plan(network, best, f"using {share:.0%} of the free capacity at {controller}")
+        _print_plan(network, best, f"using {share:.0%} of the free capacity at {controller}", nodes)
         _print_quotes(quoted.quote_stats)
     if tail is not None:
         unprotected = forecaster.forecasts(mss, fixed or dict.fromkeys(names, all_cuts), unprotected=True)
-        unprotected_plan = plan_round(unprotected, offer, micro)
+        unprotected_plan = plan_round([replace(forecast, worker=planned.worker) for forecast, planned in zip(
+            unprotected, forecasts, strict=True)], offer, micro)
         _print_protection(
             best, unprotected_plan, [forecaster.sizes(edge.edge, edge.cut, edge.codec) for edge in best.edges]
         )
@@ -180,7 +180,7 @@ def _print_round(
 def _scaled(layer_seconds: LayerSeconds, cpu_share: float | None) -> LayerSeconds:
     """Scale the layer times to a node with a share of a core of this machine; layers use one core at most."""
     share = min(1.0, cpu_share or 1.0)
-    return dataclasses.replace(
+    return replace(
         layer_seconds,
         forward_s=tuple(s / share for s in layer_seconds.forward_s),
         backward_s=tuple(s / share for s in layer_seconds.backward_s),
@@ -220,52 +220,19 @@ def _load(map_name: str, options: MapOptions | None = None) -> Map:
     return network
 
 
-def _offer(network: Map, share: float) -> Offer:
-    """Return the offer of an unused network with every flow on its shortest path."""
-    import networkx as nx
-
-    from trainer.planning.plan import Offer
-    from trainer.reservation.api_types import path_links
-
-    graph: nx.Graph[str] = nx.Graph()
-    usable: dict[str, float] = {}
-    for link, span in zip(network.links, network.span_names, strict=True):
-        path = link.ends if "." not in span else (link.ends[0], span, link.ends[1])
-        nx.add_path(graph, path, length=link.length_km / (len(path) - 1))
-        for name in (*path_links(path), *path_links(path[::-1])):
-            usable[name] = share * network.rate_bps(link)
-    assert network.cloud is not None
-    up, down = {}, {}
-    for edge in network.edges:
-        nodes = nx.shortest_path(graph, edge.name, network.cloud.name, weight="length")
-        up[edge.name] = path_links(tuple(nodes))
-        down[edge.name] = tuple(reversed(path_links(tuple(reversed(nodes)))))
-    return Offer(up, down, usable, RunSettings().floor_bps)
-
-
-def _quoted_plan(network: Map, url: str, share: float, plan_for: PlanForOffer) -> QuotedPlan:
-    """Plan with quotes of the controller, as the cloud does; nothing is reserved."""
-    from trainer.reservation.controller_client import ControllerClient
-    from trainer.reservation.quote_planning import QuotePlanner
-
-    assert network.cloud is not None
-    with contextlib.closing(ControllerClient(url, 0, click.echo)) as controller:
-        quote_planner = QuotePlanner(RunSettings().floor_bps)
-        nodes = dict.fromkeys((node.name for node in network.edges), network.cloud.name)
-        return quote_planner.plan(controller, plan_for, nodes, share, None)
-
-
 def _print_quotes(stats: QuoteStats) -> None:
     click.echo(f"  {stats.quotes} quotes in {stats.seconds * 1e3:.1f} ms; with all free capacity a micro-batch takes "
                f"{stats.up_s * 1e3:.1f} ms up ({stats.up_bottleneck}), {stats.down_s * 1e3:.1f} ms down "
                f"({stats.down_bottleneck})")
 
 
-def _print_plan(network: Map, best: RoundPlan, using: str) -> None:
+def _print_plan(network: Map, best: RoundPlan, using: str, nodes: Mapping[str, str]) -> None:
+    """Print a plan; `nodes`: the node of the cloud that serves each edge, told where the map has several."""
     click.echo(f"\nOn {network.name}, {using}:")
     for edge in best.edges:
         cpu = network.node(edge.edge).cpu_share
-        click.echo(f"  {edge.edge}  CPU {cpu or 1:g}  cut {edge.cut:>2}  {edge.codec}  "
+        to = f"  to {nodes[edge.edge]}" if len(network.clouds) > 1 else ""
+        click.echo(f"  {edge.edge}{to}  CPU {cpu or 1:g}  cut {edge.cut:>2}  {edge.codec}  "
                    f"forward {edge.forward_s * 1e3:.1f} ms  backward {edge.backward_s * 1e3:.1f} ms  "
                    f"up {edge.up_bps / 1e6:.2f}  down {edge.down_bps / 1e6:.2f} Mb/s")
     click.echo(

@@ -353,7 +353,7 @@ def _partition_check(
     if not settings.best_effort:
         return check
 
-    def tell_only(edges: Sequence[str]) -> Mapping[str, str]:
+    def tell_only(edges: Mapping[str, Sequence[str]]) -> Mapping[str, str]:
         check(edges)
         return {}
 

@@ -64,6 +64,9 @@ class Workers(Protocol):
         Raises: ModelsLostError.
         """
 
+    def nodes_for(self, edge: str) -> list[str]:
+        """Return the nodes of the workers that may serve an edge: that of its own, or all while it has none."""
+
     def expect(self, edge: str) -> RemoteConnection:
         """Have an edge's worker expect it; an edge whose worker is lost gets another one.
 
@@ -151,7 +154,7 @@ class EdgeManager:
             if time.monotonic() >= deadline_s:
                 break
             missing = [name for name in possible if name not in self._joined]
-            cut_off = find_partition(missing)
+            cut_off = find_partition(self.nodes_for(missing))
             if expected - len(cut_off) < (quorum or expected):
                 sentences = " ".join(dict.fromkeys(cut_off.values()))
                 raise PartitionError(f"{sentences} {expected - len(cut_off)} of {expected} edges can join, "
@@ -171,6 +174,11 @@ class EdgeManager:
             for name, session in self._active.items():
                 self._rules.samples[name] = (session.request.samples, session.request.held_out)
         return self.sessions
+
+    def nodes_for(self, edges: Sequence[str]) -> dict[str, list[str]]:
+        """Return the nodes of the workers that may serve each edge; none where the training loop serves all."""
+        workers = self.workers
+        return {edge: [] if workers is None else workers.nodes_for(edge) for edge in edges}
 
     def _receive_report(self, report: messages.Collecting) -> None:
         """Keep the report of an edge that collects; runs in a thread of the acceptor."""

@@ -95,7 +95,8 @@ class Membership:
         self._paused = True
         self._record.event("paused", round=number, reason=str(error), deadline_s=settings.rejoin_timeout_s)
         present = {*(session.name for session in self._edge_manager.sessions), *self._edge_manager.waiting}
-        self._find_partition([edge for edge in settings.edges if edge not in present])  # it tells what it finds
+        missing = [edge for edge in settings.edges if edge not in present]
+        self._find_partition(self._edge_manager.nodes_for(missing))  # it tells what it finds
         deadline_s = time.monotonic() + settings.rejoin_timeout_s
         while len(self._edge_manager.sessions) + len(self._edge_manager.waiting) < settings.quorum_in_training:
             if time.monotonic() >= deadline_s:

@@ -168,6 +168,13 @@ class RayWorkers:
         except RayError:  # a worker is lost; what it has stored may be left
             return _mean_here(models, weights)
 
+    def nodes_for(self, edge: str) -> list[str]:
+        """Return the node of the edge's worker; of all workers that are left if it has none or that one is lost."""
+        with self._lock:
+            left = [worker for worker in self.workers if not worker.is_lost]
+            place = self._places.get(edge)
+            return [*dict.fromkeys(worker.node for worker in ([place] if place in left else left) if worker)]
+
     def expect(self, edge: str) -> RemoteConnection:
         """Have an edge's worker expect it; an edge whose worker is lost gets the one with the fewest edges.
 
