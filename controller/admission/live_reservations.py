@@ -160,7 +160,7 @@ class LiveReservations:
         return self._with_changes(analysed, changes.finish(), self._source_ports.without(keys), self.grown)
 
     def with_meters_afresh(self) -> LiveReservations:
-        """A copy in which every meter is as large as it would be without a history; before any is on a switch."""
+        """A copy in which every meter is as small as suffices; before it is known which ones switches have."""
         ports, metered = self._source_ports.afresh()
         return self._with_changes(*self._changes_with(metered), ports, self.grown)
 
@@ -170,7 +170,7 @@ class LiveReservations:
         return LiveReservations(self.network, self.calibration, *self._index, self._ports, frozenset(), *known)
 
     def with_installed_meters(self, bursts: Mapping[FlowKey, int]) -> LiveReservations:
-        """A copy with bursts of meters as another controller has installed them, where these suffice."""
+        """A copy with bursts of meters as switches have them already, where these suffice."""
         ports, metered = self._source_ports.with_installed(bursts)
         if not metered:
             return self
@@ -200,7 +200,8 @@ class LiveReservations:
 
     def _grown_by(self, metered: Iterable[FlowKey], own: Mapping[FlowKey, CarriedFlow]) -> frozenset[str]:
         """The reservations whose meters have not grown on the switches, with those that these changes concern."""
-        return self.grown.union([key[0] for key in metered if key not in own])
+        names = [key[0] for key in metered if key not in own]
+        return self.grown.union(names) if names else self.grown
 
     def _changes_with(
         self, flows: Mapping[FlowKey, CarriedFlow]

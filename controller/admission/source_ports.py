@@ -154,14 +154,14 @@ class SourcePorts:
         for question, known in last:
             if question == (flows, former):
                 return known
-        answer = self._with(flows, former, has_ended=False)
+        answer = self._with(flows, former)
         self._answers.append(((flows, former), answer))
         return answer
 
     def afresh(self) -> tuple[SourcePorts, dict[FlowKey, CarriedFlow]]:
-        """Return the ports and flows with the meters that they would have without a history."""
+        """Return the ports and flows with the least meters that suffice, without room: installed ones may have more."""
         flows = {key: self.ports[link].flows[key] for key, link in self._links.items() if self._has_room(key, link)}
-        return self.without(flows).with_flows(flows, {})
+        return self.without(flows)._with(flows, {}, has_room=False)
 
     def with_installed(self, bursts: Mapping[FlowKey, int]) -> tuple[SourcePorts, dict[FlowKey, CarriedFlow]]:
         """Return the ports with bursts of meters as another controller has installed them; and the flows that differ.
@@ -202,7 +202,12 @@ class SourcePorts:
         return key in self.ports[link].room_us
 
     def _with(
-        self, flows: Mapping[FlowKey, CarriedFlow], former: Mapping[FlowKey, Former], *, has_ended: bool
+        self,
+        flows: Mapping[FlowKey, CarriedFlow],
+        former: Mapping[FlowKey, Former],
+        *,
+        has_ended: bool = False,
+        has_room: bool = True,
     ) -> tuple[SourcePorts, dict[FlowKey, CarriedFlow]]:
         known_keys = [key for key in flows if key in self._links]
         rest = self.without(known_keys) if known_keys else self
@@ -217,7 +222,7 @@ class SourcePorts:
             server = ports_of(self.network, self.calibration)[link]
             delay_us = port.delay_us(server, self.calibration.clock_us)
             target_us = port.target_room_us(server, delay_us, self.network.max_frame_bytes)
-            rooms, new_us = {}, target_us
+            rooms, new_us = {}, target_us if has_room else delay_us
             if delay_us > port.least_room_us:  # all grow together, and then none for a while
                 grown_us = target_us + GROWTH_MARGIN_US
                 rooms = {key: grown_us for key, room_us in port.room_us.items() if room_us < grown_us}

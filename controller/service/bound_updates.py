@@ -67,6 +67,8 @@ class BoundUpdates:
         """Follow the reservations that have been loaded, and start the thread."""
         self._published.extend(self._store.published)
         self._state.listeners = (*self._state.listeners, self._on_event)
+        # The meters that switches have are not known yet: bounds only seem to have fallen.
+        self._next_fall_s = time.monotonic() + self._fall_interval_s
         self._thread.start()
 
     def stop(self) -> None:

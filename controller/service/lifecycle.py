@@ -145,6 +145,9 @@ class LifecycleManager:
             self._restore_all()
         if self._unpublished:
             self._publish_skipped()
+        for first in self._switches.pop_first_readings():
+            self.loader.adopt_meters(first.switch, first.reading.state.meters)
+            self._switches.synchronize_first(first)
         self._switches.resynchronize()
         self._switches.links.check_wiring()
         if errors:

@@ -13,9 +13,12 @@ from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from controller.admission.limit_checks import check_limits
+from controller.calculus.failure_bounds import FlowKey
 from controller.calculus.network_bounds import NoBound
 from controller.dataplane.entries import MeterEntry
 from controller.domain.reservation import Reservation, State
+from controller.errors import LatencyNotMet
 from controller.optical.lightpath_design import is_valid_placement
 from controller.service.reservation_times import as_of
 from controller.service.state import INSTALLED, ServiceState
@@ -105,14 +108,7 @@ class ReservationLoader:
 
     def _take_meters(self, installed: Mapping[MeterKey, MeterEntry], is_stopping: Callable[[], bool]) -> None:
         """Intend meters as the active controller has installed them: which it gave depends on what was live before."""
-        bursts = [
-            ((reservation.id, placement.flow.name), meter.burst_kbit * 125)
-            for reservation in self._recorded.values()
-            if reservation.state in INSTALLED
-            for placement in reservation.carried_placements
-            if (meter := installed.get((placement.switches[0], placement.meter_id))) is not None
-            and meter.rate_kbps == placement.reserved_bps // 1000
-        ]
+        bursts = list(_bursts(self._recorded.values(), installed).items())
         for first in range(0, len(bursts), AT_ONCE):
             if is_stopping():
                 return
@@ -123,6 +119,23 @@ class ReservationLoader:
                     self._state.set_intended({})
         with self._state.lock:
             self._analyse()
+
+    def adopt_meters(self, switch: str, installed: Mapping[int, MeterEntry]) -> None:
+        """Intend the meters that a switch has from before the start, where they suffice, so that they stay as they are.
+
+        Not where a limit would be exceeded: the map may have changed, or others may have been admitted meanwhile.
+        """
+        with self._state.lock:
+            meters = {(switch, meter_id): meter for meter_id, meter in installed.items()}
+            live = self._store.live.with_installed_meters(_bursts(self._store.published_live(), meters))
+            if live is self._store.live:
+                return
+            with suppress(NoBound, LatencyNotMet):
+                live = live.analysed_afresh()
+                check_limits(live, live.bounds, live.bounds.limited_flows(), "")
+                self._store.live = live
+                self._state.set_intended({})
+                self._state.switches.tracker.forget_meter_changes(switch)
 
     def _take(self, reservation: Reservation) -> None:
         self._recorded[reservation.id] = reservation
@@ -173,3 +186,15 @@ class ReservationLoader:
         }
         self._state.set_intended(installed)
         self._without_entries.difference_update(names)
+
+
+def _bursts(reservations: Iterable[Reservation], installed: Mapping[MeterKey, MeterEntry]) -> dict[FlowKey, int]:
+    """The bursts in bytes of the installed meters of these reservations, where their rates are right."""
+    return {
+        (reservation.id, placement.flow.name): meter.burst_kbit * 125
+        for reservation in reservations
+        if reservation.state in INSTALLED
+        for placement in reservation.carried_placements
+        if (meter := installed.get((placement.switches[0], placement.meter_id))) is not None
+        and meter.rate_kbps == placement.reserved_bps // 1000
+    }

@@ -131,7 +131,7 @@ class ReservationStore:
             self.live = self.live.analysed_afresh()
 
     def analyse_loaded(self) -> None:
-        """Analyse all live reservations from zero, before any meter is on a switch."""
+        """Analyse all live reservations from zero, before it is known which meters switches have."""
         self.live = self.live.with_meters_afresh().with_meters_intended()
         self.analyse_afresh()
 

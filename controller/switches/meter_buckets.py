@@ -94,9 +94,9 @@ class MeterBuckets:
         """Give these tokens to a meter that grows."""
         self._grants[key] = self._grants.get(key, 0) + max(0, by_bytes)
 
-    def forget_grants(self) -> None:
-        """Give no tokens for how meters have grown so far."""
-        self._grants.clear()
+    def forget_grants(self, switch: str | None = None) -> None:
+        """Give no tokens for how the meters of a switch, or of all, have grown so far."""
+        self._grants = {key: grant for key, grant in self._grants.items() if switch not in (None, key[0])}
 
     def forget(self, switch: str) -> None:
         """The state of a switch is not known: it may have any of its intended meters already."""

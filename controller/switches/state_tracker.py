@@ -174,11 +174,10 @@ class SwitchStateTracker:
         with self._lock:
             return dict(self._applied.get(switch, {}))
 
-    def forget_meter_changes(self) -> None:
-        """Forget which tokens changed meters are to get: until now another controller has changed them, and given them.
-        """
+    def forget_meter_changes(self, switch: str | None = None) -> None:
+        """Forget which tokens changed meters, of one switch or all, are to get: another controller has given them."""
         with self._lock:
-            self.buckets.forget_grants()
+            self.buckets.forget_grants(switch)
 
     def drift_of(self, switch: str, reading: Reading, changed_keys: ChangedKeys) -> Drift:
         """The drift at these keys of a switch whose reading was just recorded."""

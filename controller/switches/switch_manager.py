@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from queue import Empty
+from typing import NamedTuple
 
 from controller.dataplane.entries import MeterEntry
 from controller.dataplane.intended_state import ChangedKeys
@@ -58,6 +60,14 @@ RETRY_S = 2.0
 WARN_EVERY_S = 60.0
 
 
+class FirstReading(NamedTuple):
+    """What a switch held when it was read for the first time since the start."""
+
+    switch: str
+    connection: int
+    reading: Reading
+
+
 class SwitchManager:
     """Coordinates state tracker, updates, gates, verification and link monitoring of all switches."""
 
@@ -84,6 +94,8 @@ class SwitchManager:
         self._in_step: dict[str, int] = {}
         """The switches in step, each with the connection over which it was brought there: never over another."""
         self._resynchronizing: set[str] = set()
+        self._never_read = {node.name for node in network.switches}
+        self._first_readings: deque[FirstReading] = deque()
         self._retry_at_s: dict[str, float] = {}
         self._warned_until_s: dict[str, float] = {}
         self._events: list[SwitchEvent] = []
@@ -203,14 +215,33 @@ class SwitchManager:
 
     def _on_state_read(self, name: str, connection: int, done: Future[Reading]) -> None:
         error = done.exception()
-        if error is None:
-            changed = self.tracker.set_applied(name, done.result().state)
-            self.verifier.report(name, self.tracker.drift_of(name, done.result(), changed))
-            update = self.updates.synchronize(changed)
-            update.add_done_callback(lambda done: self._on_resynchronized(name, connection, done.exception()))
-        else:
+        if error is not None:
             self._set_out_of_step([name], str(error))
             self._on_resynchronized(name, connection, error)
+        elif name in self._never_read:
+            self._first_readings.append(FirstReading(name, connection, done.result()))
+            self.wake()
+        else:
+            self._synchronize(name, connection, done.result())
+
+    def pop_first_readings(self) -> list[FirstReading]:
+        """The readings of switches that were never read before, each to be handed to `synchronize_first`."""
+        return [self._first_readings.popleft() for _ in range(len(self._first_readings))]
+
+    def synchronize_first(self, first: FirstReading) -> None:
+        """Start to bring a switch to its intended state after its first reading; does not block."""
+        connected = self._switches.connected().get(self._datapath_ids.datapath_id_of[first.switch])
+        if connected == first.connection:
+            self._never_read.discard(first.switch)
+            self._synchronize(first.switch, first.connection, first.reading)
+        else:
+            self._resynchronizing.discard(first.switch)
+
+    def _synchronize(self, name: str, connection: int, reading: Reading) -> None:
+        changed = self.tracker.set_applied(name, reading.state)
+        self.verifier.report(name, self.tracker.drift_of(name, reading, changed))
+        update = self.updates.synchronize(changed)
+        update.add_done_callback(lambda done: self._on_resynchronized(name, connection, done.exception()))
 
     def _on_resynchronized(self, name: str, connection: int, error: BaseException | None) -> None:
         self._resynchronizing.discard(name)

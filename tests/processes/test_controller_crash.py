@@ -5,6 +5,7 @@ Real controller processes on real Open vSwitch; each kills itself at a fail poin
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,27 @@ def test_a_release_is_atomic_wherever_the_controller_crashes(
     assert len(controller.live()) == (1 if point is FailPoint.RECORDING else 0)
     assert controller.client.delete(f"/v1/reservations/{identity}").json()["state"] == "released"
     assert_consistent(ovs, controller)
+
+
+def test_a_restart_leaves_the_meters_of_switches_and_the_bounds_told_as_they_are(
+    ovs: OpenVSwitch, controller: CrashingController
+) -> None:
+    """Meters have room that depends on what was live before: without it they would be smaller, or larger."""
+    names = []
+    for source_port in (7801, 7802, 7803):
+        requested: dict[str, Any] = {"flows": [flow(5_000_000, source_port=source_port)], "lease_s": 600}
+        requested["flows"][0]["requirement"]["bound_slack"] = 2.0
+        answer = controller.client.post("/v1/reservations", json=requested)
+        assert answer.status_code == 201, answer.text
+        names.append(answer.json()["id"])
+    controller.client.delete(f"/v1/reservations/{names.pop(1)}")
+    meters = ovs.meters("s1")
+    before = [controller.client.get(f"/v1/reservations/{name}").json() for name in names]
+    controller.stop(signal.SIGKILL)
+    controller.start()
+    wait_until(controller.in_sync)
+    assert ovs.meters("s1") == meters
+    after = [controller.client.get(f"/v1/reservations/{name}").json() for name in names]
+    for name in names:
+        controller.client.delete(f"/v1/reservations/{name}")
+    assert [each["flows"] for each in after] == [each["flows"] for each in before]

@@ -50,6 +50,9 @@ def manager(switches: SlowlyReadSwitches, published: list[ServiceEvent]) -> Swit
     manager.process_events()
     manager.resynchronize()
     switches.describe()
+    assert manager.in_step() == set()  # until the meters of the first readings have been taken over
+    for first in manager.pop_first_readings():
+        manager.synchronize_first(first)
     assert manager.in_step() == {"s1", "s2"}
     published.clear()
     return manager
