@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from controller.errors import StartError, Unauthorized
 from controller.security.access import ANONYMOUS, Caller, Quota, Scope
 from controller.storage.access import DatabaseAccess
-from controller.storage.database import open_database
+from controller.storage.database import exit_code_of, open_database
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class TokenStore:
         except (SQLAlchemyError, OSError) as error:
             reason = str(error).splitlines()[0]
             if is_first:
-                raise StartError(f"The tokens cannot be read: {reason}", exit_code=2) from error
+                raise StartError(f"The tokens cannot be read: {reason}", exit_code_of(error)) from error
             if not self._is_failing:
                 log.error("tokens: cannot be read: %s; those read last stay valid", reason)
             self._is_failing = True

@@ -26,7 +26,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from controller.errors import StartError
 from controller.storage.access import sqlstate
-from controller.storage.database import application_name, open_database
+from controller.storage.database import application_name, exit_code_of, open_database
 from controller.storage.tables import SELECT_FENCE, WRITERS
 from controller.storage.writer_lock import Holder, LedgerInUseError, WriterReplacedError
 
@@ -109,7 +109,8 @@ class AdvisoryLock:
             return self.try_acquire()
         except SQLAlchemyError as error:
             reason = str(error).splitlines()[0]
-            raise StartError(f"The ledger {self._engine.url} cannot be locked: {reason}", exit_code=2) from error
+            sentence = f"The ledger {self._engine.url} cannot be locked: {reason}"
+            raise StartError(sentence, exit_code_of(error)) from error
 
     def writer(self) -> Writer | None:
         """The present or last writer.

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import sqlite3
 import stat
 import time
 from collections.abc import Mapping
@@ -16,12 +17,14 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from controller.errors import StartError
 from controller.storage.schema import upgrade
 
+EXIT_USAGE, EXIT_NETWORK = 2, 3
+"""Of a StartError."""
 LOCK_TIMEOUT_S = 0.3
 """How long a statement of the running controller waits for a lock that another connection holds."""
 IDLE_S = 0.2
@@ -59,10 +62,21 @@ def open_database(url: str) -> Engine:
             raise
     except (SQLAlchemyError, CommandError, ImportError, ValueError, OSError) as error:
         reason = _missing_driver(error) or without_passwords(str(error).splitlines()[0])
-        shown = without_passwords(url)
-        sentence = f"The ledger {shown} cannot be opened: {reason}. An example is sqlite:////var/tmp/paceline.db."
-        raise StartError(sentence, exit_code=2) from error
+        exit_code = exit_code_of(error)
+        example = " An example is sqlite:////var/tmp/paceline.db." if exit_code == EXIT_USAGE else ""
+        sentence = f"The ledger {without_passwords(url)} cannot be opened: {reason.rstrip('.')}.{example}"
+        raise StartError(sentence, exit_code) from error
     return engine
+
+
+def exit_code_of(error: Exception) -> int:
+    """Exit code of a start that failed on a database: 3 if its server is away or busy, which may pass; else 2.
+
+    A connection that a server refuses, for a wrong password or database, cannot be told apart from one that it refuses
+    while it starts.
+    """
+    passes = isinstance(error, OperationalError | InterfaceError) and not isinstance(error.orig, sqlite3.Error)
+    return EXIT_NETWORK if passes else EXIT_USAGE
 
 
 def _missing_driver(error: Exception) -> str | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +36,7 @@ from machine.postgresql_server import PostgreSQL
 from tests.processes.rig import Controller, flow
 from tests.processes.test_controller_crash import CrashingController
 from tests.schema_changes import KNOWN, RELEASED, REVISIONS, changes_beyond_adding, write_as
+from trainer.cli.units import unit_files
 
 PATIENCE_S = 5.0
 """For a loud machine; the goal is 1 s."""
@@ -88,6 +93,38 @@ def test_a_held_reservation_is_in_the_ledger_once_if_at_all_when_the_controller_
     assert again.status_code == 201, again.text
     assert again.headers.get("Idempotency-Replayed") == ("true" if found else None)
     assert listed(controller) == {again.json()["id"]}
+
+
+def test_a_controller_whose_database_is_away_is_started_again_by_its_unit_until_it_is_there(
+    url: str, server: PostgreSQL, controller: Controller
+) -> None:
+    """As after a boot: systemd starts it again after every exit code that its unit does not except, without a limit."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.read_string(unit_files(Path("/opt/paceline"))["paceline-controller.service"])
+    assert unit["Service"]["Restart"] == "on-failure" and unit["Unit"]["StartLimitIntervalSec"] == "0"
+    final = {int(code) for code in unit["Service"]["RestartPreventExitStatus"].split()}
+    made = hold(controller.client, 7801).json()["id"]
+    controller.stop()
+    server.kill()
+    try:
+        for wrong in url, f"{url.partition('?')[0]}?host=127.0.0.1&port={controller.openflow_port}":
+            ended = started_with(controller, wrong)
+            assert ended.returncode == 3 and 3 not in final
+            sentence = r"Error: The ledger postgresql\S+ cannot be opened: .*[^.]\.\n"
+            assert re.fullmatch(sentence, ended.stderr), ended.stderr
+    finally:
+        server.start()
+    for wrong in "postgresql+nonsense://paceline@/x", url.replace("postgresql+psycopg", "postgresq"):
+        assert started_with(controller, wrong).returncode == 2 and 2 in final
+    controller.start()
+    assert listed(controller) == {made}
+
+
+def started_with(controller: Controller, ledger: str) -> subprocess.CompletedProcess[str]:
+    """Start a controller as the unit does, which ends because of its ledger."""
+    arguments = [ledger if argument == controller.ledger else argument for argument in controller.arguments]
+    return subprocess.run([sys.executable, "-m", "controller.runtime.main", *arguments], capture_output=True, text=True,
+                          check=False, timeout=300)  # fmt: skip
 
 
 def test_what_was_promised_is_in_the_ledger_when_the_server_is_killed_under_requests(

@@ -3,9 +3,10 @@
 All adapters have room for the greatest rank. An edge with rank r trains the first r rows of A and columns of B, in its
 part and in the cloud's part for it; its other rows add nothing in training. At an averaging a row is the mean over the
 edges that train it, weighted by samples; what no edge trains stays. In evaluation mode all rows count.
-Source: Cho et al. 2024, "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models", section 3 (an
-edge truncates the global adapters to its rank); Chen et al. 2024, "RBLA: Rank-Based-LoRA-Aggregation for Fine-tuning
-Heterogeneous Models in FLaaS" (a row counts the edges that have it: zeros for the others would shrink it).
+Source: Cho, Liu, Xu, Fahrezi, Joshi, "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models",
+EMNLP 2024 (HetLoRA: an edge gets the global adapters truncated to its rank); Chen, Tavallaie, Nazemi, Zomaya, "RBLA:
+Rank-Based-LoRA-Aggregation for Fine-tuning Heterogeneous Models in FLaaS", arXiv:2408.08699, 2024 (padding adapters to
+one shape degrades the global model).
 """
 
 from __future__ import annotations

@@ -272,15 +272,16 @@ def test_what_is_not_a_database_keeps_its_rights(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "exit_code"),
     [
-        "postgresql://lab:PLANTED@nohost/x", "postgresql+nosuch://lab:PLAN@TED@nohost/x", "nonsense//lab:PLANTED@x",
-        "mysql://lab@h/x?password=PLANTED&a=1", "lab://u:PLANTED@",
+        ("postgresql://lab:PLANTED@nohost/x", 3), ("postgresql+nosuch://lab:PLAN@TED@nohost/x", 2),
+        ("nonsense//lab:PLANTED@x", 2), ("mysql://lab@h/x?password=PLANTED&a=1", 2), ("lab://u:PLANTED@", 2),
     ],
 )  # fmt: skip
-def test_passwords_of_database_urls_are_never_printed(url: str) -> None:
+def test_passwords_of_database_urls_are_never_printed(url: str, exit_code: int) -> None:
+    """A server that is not found may come; a wrong URL stays wrong."""
     result = CliRunner().invoke(token_command, ["list", "--ledger", url])
-    assert result.exit_code == 2, result.output
+    assert result.exit_code == exit_code, result.output
     assert "PLAN" not in result.output
     assert "PLAN" not in without_passwords(url)
     assert "TED" not in without_passwords(url)
