@@ -33,7 +33,7 @@ import click
 from rich.table import Table
 
 from harness import report
-from controller.dataplane.entries import MeterEntry, SwitchState
+from controller.dataplane.entries import MeterEntry
 from controller.dataplane.southbound import (
     ChangesByDatapath,
     FlowCounter,
@@ -101,7 +101,7 @@ class IdealSwitches:
     ) -> Future[Reading]:
         """Return an empty state."""
         asking()
-        return _done(Reading(SwitchState({}, {}, {})))
+        return _done(Reading({}))
 
     def read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float  # noqa: ARG002

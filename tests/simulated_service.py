@@ -79,7 +79,7 @@ class StoringSwitches(ConfirmingSwitches):
         for (_, key), entry in self.entries[datapath_id].items():
             kinds = (MeterEntry, FlowEntry, GroupEntry)
             state[kinds.index(type(entry))][key] = entry
-        return _done(Reading(SwitchState(*state)))
+        return _done(Reading(entries_of(SwitchState(*state))))
 
     def installed(self) -> dict[str, Entries]:
         """The entries by the name of the switch."""

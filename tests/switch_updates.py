@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from controller.dataplane.entries import SwitchState
+from controller.dataplane.entries import SwitchState, entries_of
 from controller.dataplane.pipeline import intended_states
 from controller.dataplane.update_order import Change
 from controller.domain.network import Network
@@ -33,7 +33,8 @@ def updates_from(
     """The update of switches with these applied states from one set of reservations to another."""
     tracker = SwitchStateTracker(network)
     tracker.set_intended(old)
-    keys = {name: set(keys) for name, state in applied.items() for keys in tracker.set_applied(name, state).values()}
+    read = {name: entries_of(state) for name, state in applied.items()}
+    keys = {name: set(keys) for name, each in read.items() for keys in tracker.set_applied(name, each).values()}
     for name, changed in tracker.set_intended({**dict.fromkeys(old), **new}).items():
         keys.setdefault(name, set()).update(changed)
     stages = [stage for stage in tracker.update_stages(keys, require_all=False) if isinstance(stage, dict)]

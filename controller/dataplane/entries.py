@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -117,6 +117,11 @@ def entries_of(state: SwitchState) -> Entries:
     flows: Entries = {("flow", key): entry for key, entry in state.flows.items()}
     groups: Entries = {("group", group_id): group for group_id, group in state.groups.items()}
     return meters | flows | groups
+
+
+def meters_in(entries: Entries) -> Iterator[MeterEntry]:
+    """The meters among the entries of a switch."""
+    return (entry for entry in entries.values() if isinstance(entry, MeterEntry))
 
 
 def cookie_of(number: int, version: int) -> int:

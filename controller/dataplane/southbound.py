@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Queue
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from controller.dataplane.entries import FlowEntry, MeterEntry, SwitchState
+from controller.dataplane.entries import Entries, FlowEntry, MeterEntry
 from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.dataplane.update_order import Change
 
@@ -108,12 +108,11 @@ class Pause:
 class Reading:
     """State read from a switch: its managed entries, and a line for each foreign one."""
 
-    state: SwitchState
+    entries: Entries
     foreign: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FlowCounter:
+class FlowCounter(NamedTuple):
     """A flow entry and its counters."""
 
     entry: FlowEntry

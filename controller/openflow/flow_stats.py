@@ -16,8 +16,10 @@ from controller.dataplane.entries import Action, FlowEntry, FlowMatch, MatchValu
 from controller.dataplane.southbound import FlowCounter
 from controller.openflow.eventlet_quiet import ofproto_v1_3_parser
 
-_HEAD = Struct("!HBx8xH10xQQQ")
-"""Length, table, priority, cookie, packets and bytes; durations, timeouts and flags are skipped."""
+_HEAD = Struct("!HBx8xH10xQQQ2xH")
+"""Length, table, priority, cookie, packets, bytes and the length of the match; durations, timeouts and flags are
+skipped."""
+_MATCH_OFFSET = 48
 _TYPE_LENGTH = Struct("!HH")
 _VALUE = Struct("!I")
 _OXM_MATCH = 1
@@ -75,12 +77,11 @@ class FlowStatsParser:
     @staticmethod
     def parser(buf: bytes, offset: int) -> Any:
         """Parse the part at an offset of a message."""
-        length, table, priority, cookie, packets, octets = _HEAD.unpack_from(buf, offset)
+        length, table, priority, cookie, packets, octets, match_bytes = _HEAD.unpack_from(buf, offset)
         if not _MIN_BYTES <= length <= len(buf) - offset:
             raise ValueError(f"a flow statistics part of {length} bytes where {len(buf) - offset} are left")
-        begin = offset + _HEAD.size
-        _, match_bytes = _TYPE_LENGTH.unpack_from(buf, begin)
-        end = begin + -(-match_bytes // 8) * 8
+        begin = offset + _MATCH_OFFSET
+        end = begin + (match_bytes + 7 & ~7)
         try:
             match = _match(buf[begin:end])
             meter_id, actions, goto = _instructions(buf[end : offset + length])

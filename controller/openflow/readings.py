@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from controller.dataplane.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState, describe
+from controller.dataplane.entries import COOKIE_TAG, COOKIE_TAG_MASK, Entries, MeterEntry, describe
 from controller.dataplane.southbound import FlowCounter, MeterCounter, PortCounter, Reading
 from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.errors import SwitchRefused
@@ -41,16 +41,16 @@ def read_state(
         ),
     )
     entries, read_meters, read_groups = StatsRequest(pending, datapath, requests, timeout_s).replies()
-    ours = [entry for entry in entries if entry.cookie & COOKIE_TAG_MASK == COOKIE_TAG << 48]
+    ours: Entries = {("meter", number): meter for number, meter in read_meters if meter is not None}
     foreign = [describe(entry) for entry in entries if entry.cookie & COOKIE_TAG_MASK != COOKIE_TAG << 48]
     foreign += [f"meter {number}" for number, meter in read_meters if meter is None]
     foreign += [f"group {number}" for number, group in read_groups if group is None]
-    state = SwitchState(
-        {meter.meter_id: meter for _, meter in read_meters if meter is not None},
-        {entry.key: entry for entry in ours},
-        {group.group_id: group for _, group in read_groups if group is not None},
-    )
-    return Reading(state, tuple(foreign))
+    ours |= {
+        ("flow", (entry.table, entry.priority, entry.match)): entry
+        for entry in entries if entry.cookie & COOKIE_TAG_MASK == COOKIE_TAG << 48
+    }  # fmt: skip
+    ours |= {("group", number): group for number, group in read_groups if group is not None}
+    return Reading(ours, tuple(foreign))
 
 
 def read_counters(

@@ -15,6 +15,7 @@ from math import inf
 from time import monotonic
 
 from controller.admission.restoration import restore
+from controller.dataplane.entries import meters_in
 from controller.dataplane.intended_state import ChangedKeys
 from controller.domain.reservation import Reservation, State
 from controller.errors import Overloaded
@@ -146,7 +147,7 @@ class LifecycleManager:
         if self._unpublished:
             self._publish_skipped()
         for first in self._switches.pop_first_readings():
-            self.loader.adopt_meters(first.switch, first.reading.state.meters)
+            self.loader.adopt_meters(first.switch, meters_in(first.reading.entries))
             self._switches.synchronize_first(first)
         self._switches.resynchronize()
         self._switches.links.check_wiring()

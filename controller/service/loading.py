@@ -120,13 +120,13 @@ class ReservationLoader:
         with self._state.lock:
             self._analyse()
 
-    def adopt_meters(self, switch: str, installed: Mapping[int, MeterEntry]) -> None:
+    def adopt_meters(self, switch: str, installed: Iterable[MeterEntry]) -> None:
         """Intend the meters that a switch has from before the start, where they suffice, so that they stay as they are.
 
         Not where a limit would be exceeded: the map may have changed, or others may have been admitted meanwhile.
         """
         with self._state.lock:
-            meters = {(switch, meter_id): meter for meter_id, meter in installed.items()}
+            meters = {(switch, meter.meter_id): meter for meter in installed}
             live = self._store.live.with_installed_meters(_bursts(self._store.published_live(), meters))
             if live is self._store.live:
                 return

@@ -18,9 +18,7 @@ from controller.dataplane.entries import (
     Entry,
     FlowEntry,
     Key,
-    SwitchState,
     describe,
-    entries_of,
 )
 from controller.dataplane.fast_failover import is_broken
 from controller.dataplane.intended_state import ChangedKeys, IntendedState, merge_keys
@@ -161,12 +159,12 @@ class SwitchStateTracker:
                 self._applied.pop(name, None)
                 self.buckets.forget(name)
 
-    def set_applied(self, switch: str, state: SwitchState) -> ChangedKeys:
-        """Record the state read from a switch; the keys at which it differs from the intended state."""
+    def set_applied(self, switch: str, read: Entries) -> ChangedKeys:
+        """Record the entries read from a switch; the keys at which they differ from the intended ones."""
         with self._lock:
             self._revision += 1
             self.buckets.forget(switch)
-            applied = self._applied[switch] = entries_of(state)
+            applied = self._applied[switch] = dict(read)
             return {switch: set(differing_keys(applied, self._intended.entries[switch]))}
 
     def applied(self, switch: str) -> Entries:
@@ -183,13 +181,13 @@ class SwitchStateTracker:
         """The drift at these keys of a switch whose reading was just recorded."""
         with self._lock:
             intended, keys = self._intended.entries[switch], changed_keys.get(switch, set())
-            read = entries_of(reading.state) if keys else {}
+            read = reading.entries
             missing = tuple(describe(intended[key]) for key in keys if key not in read and key in intended)
             return Drift(missing, tuple(describe(read[key]) for key in keys if key in read), reading.foreign)
 
     def drift_since(self, reading: Reading, expected: Entries) -> tuple[Drift, dict[Key, Entry | None]]:
         """The drift of a reading from the entries expected at that moment, and the expected entries at those keys."""
-        read = entries_of(reading.state)
+        read = reading.entries
         keys = differing_keys(read, expected)
         missing = tuple(describe(expected[key]) for key in keys if key not in read)
         wrong = tuple(describe(read[key]) for key in keys if key in read)
@@ -197,13 +195,12 @@ class SwitchStateTracker:
 
     def accept_reading(self, switch: str, reading: Reading, differs: Mapping[Key, Entry | None]) -> ChangedKeys:
         """Record the entries read where they differ from the expected ones; the keys to repair."""
-        read = entries_of(reading.state) if differs else {}
         with self._lock:
             self._revision += 1
             applied = self._applied.get(switch, {})
             keys = {key for key, expected in differs.items() if applied.get(key) == expected}
             for key in keys:
-                _set(applied, key, read.get(key))
+                _set(applied, key, reading.entries.get(key))
         return {switch: keys} if keys else {}
 
     def may_forward(self, reservation: Reservation) -> bool:

@@ -17,7 +17,7 @@ from functools import partial
 from queue import Empty
 from typing import NamedTuple
 
-from controller.dataplane.entries import MeterEntry
+from controller.dataplane.entries import MeterEntry, meters_in
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import (
     CONFIRM_TIMEOUT_S,
@@ -195,8 +195,8 @@ class SwitchManager:
         meters = {}
         for name, reading in readings.items():
             with suppress(SwitchError):
-                state = self._datapath_ids.result(reading).state
-                meters.update({(name, meter_id): meter for meter_id, meter in state.meters.items()})
+                entries = self._datapath_ids.result(reading).entries
+                meters.update({(name, meter.meter_id): meter for meter in meters_in(entries)})
         return meters
 
     # Resynchronization and verification -----------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class SwitchManager:
             self._resynchronizing.discard(first.switch)
 
     def _synchronize(self, name: str, connection: int, reading: Reading) -> None:
-        changed = self.tracker.set_applied(name, reading.state)
+        changed = self.tracker.set_applied(name, reading.entries)
         self.verifier.report(name, self.tracker.drift_of(name, reading, changed))
         update = self.updates.synchronize(changed)
         update.add_done_callback(lambda done: self._on_resynchronized(name, connection, done.exception()))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from controller.admission.admission import Admitted, Request, decide
 from controller.booking.calendar import Calendar
+from controller.dataplane.entries import entries_of
 from controller.dataplane.meter_tokens import NO_COUNTS, MeterCounts
 from controller.dataplane.pipeline import intended_states
 from controller.domain.network import network_from_map
@@ -44,7 +45,7 @@ def test_a_switch_that_confirms_keeps_its_count_where_another_fails() -> None:
     tracker = SwitchStateTracker(METRO)
     tracker.set_intended({held.id: held})
     for name, state in intended_states(METRO, [held]).items():
-        assert not any(tracker.set_applied(name, state).values())
+        assert not any(tracker.set_applied(name, entries_of(state)).values())
     lower = replace(held, placements=tuple(replace(placed, reserved_bps=5_000_000) for placed in held.placements))
     stages = tracker.update_stages(tracker.set_intended({held.id: lower}), require_all=True)
     totals = tracker.buckets.totals

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from controller.dataplane.entries import entries_of
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.meter_tokens import MeterCounts, bucket_bytes
 from controller.dataplane.pipeline import intended_states, reservation_meter
@@ -26,7 +27,7 @@ class Switches:
         self.passed_bytes = 0
         self.tracker.set_intended({each.id: each for each in installed})
         for name, state in intended_states(METRO, installed).items():
-            self.tracker.set_applied(name, state)
+            self.tracker.set_applied(name, entries_of(state))
 
     def set(self, reservation_id: str, after: Reservation | None) -> list[Change]:
         """The changes of reservations' meters that this makes."""
@@ -76,7 +77,7 @@ def test_a_meter_that_is_restored_starts_empty() -> None:
     switches.set(installed.id, installed)
     states = intended_states(METRO, [installed])
     without = replace(states["r6"], meters={})
-    keys = switches.tracker.set_applied("r6", without)
+    keys = switches.tracker.set_applied("r6", entries_of(without))
     assert starts_full(switches.update(keys)) == [False]
 
 
@@ -84,7 +85,7 @@ def test_a_meter_that_was_never_confirmed_starts_empty_at_the_next_attempt() -> 
     switches, installed = Switches(), reservation()
     keys = switches.tracker.set_intended({installed.id: installed})
     switches.tracker.forget(["r6"])
-    switches.tracker.set_applied("r6", intended_states(METRO, [])["r6"])
+    switches.tracker.set_applied("r6", entries_of(intended_states(METRO, [])["r6"]))
     assert starts_full(switches.update(keys)) == [False]
 
 
@@ -130,7 +131,7 @@ def test_many_meters_grow_some_after_others_each_drawn_shortly_before_it_is_chan
     small = {each.id: {"edge1-up": burst_bytes} for each in held}
     tracker.set_intended({each.id: each for each in held}, small)
     for name, state in intended_states(METRO, held, meter_bursts=small).items():
-        tracker.set_applied(name, state)
+        tracker.set_applied(name, entries_of(state))
     keys = tracker.set_intended({}, {each.id: {"edge1-up": burst_bytes + 1000} for each in held})
     sent = [[(change.kind, change.entry[0]) for listed in stage.values() for change in listed]
             for stage in tracker.update_stages(keys, require_all=True) if isinstance(stage, dict)]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from controller.admission.admission import Admitted, Request, decide
 from controller.booking.calendar import Calendar
+from controller.dataplane.entries import entries_of
 from controller.dataplane.pipeline import intended_states
 from controller.dataplane.southbound import Pause
 from controller.domain.network import network_from_map
@@ -31,7 +32,7 @@ def stages_of_change(before: Flow, after: Flow) -> list[StageChanges | Pause]:
     tracker = SwitchStateTracker(METRO)
     tracker.set_intended({held.id: held})
     for name, state in intended_states(METRO, [held]).items():
-        tracker.set_applied(name, state)
+        tracker.set_applied(name, entries_of(state))
     changed = decide(METRO, admitted.calendar, [held], Request("r-1", 2, (after,)), 0.0)
     assert isinstance(changed, Admitted)
     keys = tracker.set_intended({held.id: replace(held, version=2, placements=changed.placements)})

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 
 import pytest
 
-from controller.dataplane.entries import SwitchState
 from controller.dataplane.southbound import Reading, SwitchConnected, SwitchDisconnected
 from controller.domain.events import ServiceEvent, SwitchChanged
 from controller.errors import SwitchDown
@@ -28,7 +27,7 @@ class SlowlyReadSwitches(ConfirmingSwitches):
 
     def describe(self) -> None:
         while self.readings:
-            self.readings.pop().set_result(Reading(SwitchState()))
+            self.readings.pop().set_result(Reading({}))
 
     def reconnect(self, datapath_id: int) -> None:
         self.connections[datapath_id] += 1
