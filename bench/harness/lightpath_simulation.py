@@ -13,13 +13,16 @@ from typing import Literal
 from controller.optical.candidate_routes import CandidateRoutes
 from controller.optical.lit_spectrum import LitLightpath, LitSpectrum, Move, RouteOption
 from controller.optical.reallocation import MovePolicy, Reallocation, reallocate
-from controller.optical.rsa import Assignment, RouteOrder, assign
+from controller.optical.rsa import RouteOrder, assign
+from controller.optical.spectrum import Assignment
 from harness.lightpath_replay import LogEntry
 from harness.route_order_search import Demand
 
 SAMPLED_EVERY = 200
 """Fragmentation is measured after every so many requests."""
 REPEATS = 4
+
+_StepName = Literal["light", "move", "release"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Outcome:
     `blocking`, `bit_rate_blocking`: the shares of requests and of their Gb/s that were refused. `pair_fairness`: Jain's
     index of the admitted shares of the pairs (1: all alike). `fragmentation`: Shannon entropy in nats of the sizes of
     a link's free blocks, mean over links and time (0: one block). Processor time: `search_ms`, the longest search for
-    moves; `decision_us`, per request, releases included.
+    moves; `decision_us`, per request, releases included, repeated searches not.
     """
 
     blocking: float
@@ -42,15 +45,20 @@ class Outcome:
 
 
 class Simulation:
-    """One run over a list of requests from an empty plant. `log`: every step, for a replay."""
+    """One run over a list of requests from an empty plant."""
 
     def __init__(self, routes: CandidateRoutes, order: RouteOrder, policy: MovePolicy | None) -> None:
         self._routes, self._order, self._policy = routes, order, policy
         self._spectrum = LitSpectrum(routes.grid, routes.all_free)
         self._lit: dict[int, LitLightpath] = {}
         self._ends: list[tuple[float, int]] = []
-        self.log: list[LogEntry] = []
-        self.longest_search_s = 0.0
+        self._steps: list[tuple[_StepName, int, int, Assignment | None]] = []
+        self.longest_search_s = self._repeating_s = 0.0
+
+    @property
+    def log(self) -> list[LogEntry]:
+        """Every step, for a replay."""
+        return [_entry(*step) for step in self._steps]
 
     def run(self, requests: Sequence[Demand], warm_up: int) -> Outcome:
         """Serve the requests; those after the first `warm_up` count."""
@@ -74,7 +82,7 @@ class Simulation:
             fragmentation=sum(samples) / len(samples),
             moves=moves,
             search_ms=1e3 * self.longest_search_s,
-            decision_us=1e6 * decided_s / len(requests),
+            decision_us=1e6 * (decided_s - self._repeating_s) / len(requests),
         )
 
     def _serve(self, number: int, request: Demand) -> int | None:
@@ -82,7 +90,7 @@ class Simulation:
         while self._ends and self._ends[0][0] <= request.arrives:
             ended = heapq.heappop(self._ends)[1]
             self._spectrum.extinguish(self._lit.pop(ended))
-            self.log.append(LogEntry("release", number, ended))
+            self._steps.append(("release", number, ended, None))
         asked = request.source, request.destination, request.rate_gbps
         assignment, moves = assign(self._spectrum, self._routes, *asked, self._order), 0
         if assignment is None and self._policy is not None:
@@ -97,7 +105,7 @@ class Simulation:
         self._spectrum.light(lightpath)
         self._lit[number] = lightpath
         heapq.heappush(self._ends, (request.leaves, number))
-        self._record("light", number, number, assignment)
+        self._steps.append(("light", number, number, assignment))
         return moves
 
     def _search(self, options: Sequence[RouteOption], policy: MovePolicy) -> Reallocation | None:
@@ -112,22 +120,27 @@ class Simulation:
         while search_s > self.longest_search_s and repeats < REPEATS:
             began_s = time.thread_time()
             reallocate(self._spectrum, options, policy)
-            search_s, repeats = min(search_s, time.thread_time() - began_s), repeats + 1
+            repeated_s = time.thread_time() - began_s
+            search_s, repeats = min(search_s, repeated_s), repeats + 1
+            self._repeating_s += repeated_s
         self.longest_search_s = max(self.longest_search_s, search_s)
         return found
 
     def _move(self, request: int, move: Move) -> None:
         self._lit[move.before.number] = self._spectrum.move(move)
-        self._record("move", request, move.before.number, move.after)
-
-    def _record(self, step: Literal["light", "move"], request: int, number: int, at: Assignment) -> None:
-        self.log.append(LogEntry(step, request, number, at.route.nodes, at.first, at.width))
+        self._steps.append(("move", request, move.before.number, move.after))
 
     @staticmethod
     def _entropy(free: int) -> float:
         """Source: Wright, Parker and Lord, J. Opt. Commun. Netw. 7(4) (2015), equation 1, over the free blocks."""
         total, sizes = free.bit_count(), [len(block) for block in f"{free:b}".split("0") if block]
         return -sum(size / total * log(size / total) for size in sizes)
+
+
+def _entry(step: _StepName, request: int, number: int, at: Assignment | None) -> LogEntry:
+    if at is None:
+        return LogEntry(step, request, number)
+    return LogEntry(step, request, number, at.route.nodes, at.first, at.width)
 
 
 def _jain(counted: Sequence[Demand], refused: Sequence[Demand]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import permutations
@@ -77,6 +78,8 @@ def compare_moving(names: Sequence[str], seeds: int, warm_up: int, counted: int)
         plants = {by: CandidateRoutes(setting.spans, K, by=by) for by in ("length", "hops/efficiency")}
         _compute_routes(plants["length"], setting.sites)
         plants["hops/efficiency"].adopt(plants["length"])
+        gc.collect()
+        gc.freeze()  # as the controller does with what it holds from the start
         outcomes = {
             scheme_name: [_run(setting, plants[scheme.by], scheme, wanted, warm_up) for wanted in requests]
             for scheme_name, scheme in SCHEMES.items()

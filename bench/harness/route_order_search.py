@@ -21,7 +21,8 @@ from statistics import mean, stdev
 
 from controller.optical.candidate_routes import CandidateRoutes
 from controller.optical.route_order import RouteSelection, SpanLengths
-from controller.optical.rsa import FIRST_FIT, MOST_USED, Assignment, RouteOrder, Spectrum, assign
+from controller.optical.rsa import FIRST_FIT, MOST_USED, RouteOrder, assign
+from controller.optical.spectrum import Assignment, Spectrum
 from controller.optical.spectrum_grid import FLEXIBLE, SpectrumGrid
 
 RATES_GBPS = (25, 100)

@@ -31,7 +31,7 @@ from controller.optical.grooming import LightpathAllocator
 from controller.optical.lightpath_design import design_lightpath
 from controller.optical.lit_spectrum import LitLightpath, LitSpectrum, RouteOption
 from controller.optical.reallocation import MovePolicy, reallocate
-from controller.optical.rsa import Assignment
+from controller.optical.spectrum import Assignment
 from controller.optical.spectrum_grid import FIXED, FLEXIBLE, Modulation
 from topologies.maps import C_BAND_SLOTS, SLOTS_PER_CHANNEL
 

@@ -21,7 +21,8 @@ from controller.domain.network import Network
 from controller.domain.path import Path, hop_count, link_names, nodes_of
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
 from controller.optical.lightpath_design import design_lightpath, reservable_bps
-from controller.optical.rsa import RouteOrder, block_starts, starts_within_bands
+from controller.optical.rsa import RouteOrder
+from controller.optical.spectrum import block_starts, starts_within_bands
 from topologies.maps import C_BAND_SLOTS, SLOTS_PER_CHANNEL
 
 HasCapacity = Callable[[Lightpath], bool]

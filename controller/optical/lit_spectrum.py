@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from controller.domain.frozen import frozen
 from controller.optical.candidate_routes import CandidateRoute
-from controller.optical.rsa import Assignment, Spectrum, starts_within_bands
+from controller.optical.spectrum import Assignment, Spectrum, starts_within_bands
 from controller.optical.spectrum_grid import SpectrumGrid
 
 RouteOption = tuple[int, int, CandidateRoute]

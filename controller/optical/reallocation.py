@@ -23,7 +23,7 @@ from typing import Final
 
 from controller.optical.candidate_routes import CandidateRoute
 from controller.optical.lit_spectrum import LitLightpath, LitSpectrum, Move, RouteOption
-from controller.optical.rsa import Assignment, block_starts
+from controller.optical.spectrum import Assignment, block_starts
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,7 @@
 """Routing and spectrum assignment (RSA): the route and the channel of a lightpath.
 
-A fibre's spectrum is divided into frequency slots, and a set of slots is the bits of an integer: bit i is slot i. A
-lightpath occupies the same slots on every link of its route (continuity), and adjacent slots (contiguity). The free
-slots of a route are the AND of its links' free slots; the starts of free blocks of w slots are found by shifting that
-onto itself, about log2 w times.
+A fibre's spectrum is divided into frequency slots. A lightpath occupies the same slots on every link of its route
+(continuity), and adjacent slots (contiguity). The free slots of a route are the AND of its links' free slots.
 
 A route costs slots x links. Among the feasible routes the one with the least cost plus the terms for position and load
 (`RouteOrder`) is taken; on a route, the lowest block (first fit) or the one whose slots are used on most links (most
@@ -25,9 +23,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from controller.domain.frozen import frozen
 from controller.optical.candidate_routes import CandidateRoute, CandidateRoutes
-from controller.optical.spectrum_grid import SpectrumGrid
+from controller.optical.spectrum import Assignment, Spectrum, block_starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,86 +66,8 @@ MOST_USED: Final = RouteOrder(is_sequential=True, most_used=True)
 
 MOST_COMPARED = 8
 """The number of feasible routes whose gaps are compared: more did not lower the blocking."""
-
-
-@frozen
-class Assignment:
-    """A route and a block of slots on it, as a bit set."""
-
-    route: CandidateRoute
-    block: int
-
-    @property
-    def first(self) -> int:
-        """The lowest slot."""
-        return (self.block & -self.block).bit_length() - 1
-
-    @property
-    def width(self) -> int:
-        """The number of slots."""
-        return self.block.bit_count()
-
-
-class Spectrum:
-    """The free slots of every link; `occupy` and `release` update them."""
-
-    def __init__(self, grid: SpectrumGrid, free: Sequence[int]) -> None:
-        self.grid = grid
-        self.free = list(free)
-        self._free_links: list[int] | None = None
-
-    @property
-    def free_links(self) -> list[int]:
-        """Of each slot the set of links where it is free, as bits; the last element, also that of slot -1, is empty.
-
-        Kept up to date from the first use on.
-        """
-        if self._free_links is None:
-            slots = max(free.bit_length() for free in self.free)
-            columns = [sum((free >> slot & 1) << link for link, free in enumerate(self.free)) for slot in range(slots)]
-            self._free_links = [*columns, 0]
-        return self._free_links
-
-    def occupy(self, assignment: Assignment) -> None:
-        """Occupy a block.
-
-        Raises: ValueError if one of its slots is occupied (a bug in the caller).
-        """
-        block, free = assignment.block, self.free
-        for link in assignment.route.links:
-            if block & ~free[link]:
-                raise ValueError(f"slots {assignment.first}+{assignment.width} of link {link} are taken")
-            free[link] ^= block
-        if self._free_links is not None:
-            self._change(self._free_links, assignment)
-
-    def release(self, assignment: Assignment) -> None:
-        """Free a block."""
-        block, free = assignment.block, self.free
-        for link in assignment.route.links:
-            free[link] |= block
-        if self._free_links is not None:
-            self._change(self._free_links, assignment)
-
-    @staticmethod
-    def _change(free_links: list[int], assignment: Assignment) -> None:
-        """Add the links to the sets of the block's slots, or remove them."""
-        block, links = assignment.block, assignment.route.link_set
-        for slot in range((block & -block).bit_length() - 1, block.bit_length()):
-            free_links[slot] ^= links
-
-    def most_used(self, starts: int, width: int) -> int:
-        """Return the start, out of these, whose block of `width` slots is used on most links, the lowest on a tie."""
-        planes: list[int] = []  # bit i of plane p: bit p of the usage count of slot i
-        for free in self.free:
-            _add_bits(planes, self.grid.all_free & ~free, 0)
-        block_planes: list[int] = []
-        for offset in range(width):
-            for weight, plane in enumerate(planes):
-                _add_bits(block_planes, plane >> offset, weight)
-        for plane in reversed(block_planes):
-            starts = starts & plane or starts
-        return starts & -starts
+MOST_ROUNDED = 1e-9
+"""More than the terms of a score differ by when they are added in another order."""
 
 
 def assign(
@@ -202,13 +121,13 @@ def _assign_by_gaps(
     compared = 0
     least_share = 1 - filled / (1 + spectrum.grid.guard_slots)  # of its cost, the least score of any route
     for cost, width, route in candidates:
-        links = route.links
-        link_count = len(links)
+        link_count = cost // width
         most_filled = filled * link_count
         if cost - most_filled >= best_score:
             if cost * least_share >= best_score:
                 break
             continue
+        links = route.links
         common = -1
         for link in links:
             common &= free[link]
@@ -221,10 +140,15 @@ def _assign_by_gaps(
         position = order.position + position_per_link * link_count
         route_score = cost + position
         if load:
-            route_score += load * width * (total * link_count - sum([free[link].bit_count() for link in links]))
+            occupied = total * link_count
+            for link in links:  # here and below, loops: comprehensions would cost a call each
+                occupied -= free[link].bit_count()
+            route_score += load * width * occupied
+        if route_score - most_filled >= best_score:
+            continue
         link_set, adjacent_set = route.link_set, route.adjacent_set
         next_power = 1 << int(route_score).bit_length()
-        ends = starts & ~(starts << 1) | starts & ~(starts >> 1)
+        ends = starts & ~(starts << 1 & starts >> 1)
         while ends:
             start = ends & -ends
             ends ^= start
@@ -234,15 +158,21 @@ def _assign_by_gaps(
                 break
             below, above = free_links[first - 1] & link_set, free_links[first + width] & link_set
             splits = (below & above).bit_count()
+            gaps = split * splits - filled * (link_count - (below | above).bit_count())
+            least_score = score + gaps - MOST_ROUNDED
+            if least_score >= best_score:
+                continue
+            free_adjacent = 0
+            for column in free_links[first : first + width]:
+                free_adjacent += (column & adjacent_set).bit_count()
+            misalignment = misaligned * free_adjacent
+            if least_score + misalignment >= best_score:
+                continue
             if splits and score + split * splits >= next_power:
                 score = _with_gaps(score, order, links, below, above)
             else:  # below the next power of two whole numbers are added exactly, in any order
-                score += split * splits - filled * (link_count - (below | above).bit_count())
-            if score >= best_score:
-                continue
-            if misaligned:
-                slots = free_links[first : first + width]
-                score += misaligned * sum([(column & adjacent_set).bit_count() for column in slots])
+                score += gaps
+            score += misalignment
             if score < best_score:
                 best_score, best_route, best_block = score, route, start * ((1 << width) - 1)
     return None if best_route is None else Assignment(best_route, best_block)
@@ -276,27 +206,3 @@ def _assign_sequentially(
             first = spectrum.most_used(starts, width) if most_used else starts & -starts
             return Assignment(route, first * ((1 << width) - 1))
     return None
-
-
-def block_starts(free: int, width: int) -> int:
-    """Return the slots at which a free block of `width` slots starts."""
-    covered = 1
-    while covered * 2 <= width:
-        free &= free >> covered
-        covered *= 2
-    return free & free >> (width - covered) if covered < width else free
-
-
-def starts_within_bands(starts: int, width: int, first_of_upper: int) -> int:
-    """Return those of the starts from which a block does not cross into the band that begins at a slot."""
-    crossing = ((1 << width - 1) - 1 << first_of_upper) >> width - 1
-    return starts & ~crossing
-
-
-def _add_bits(planes: list[int], bits: int, weight: int) -> None:
-    """Add 2^weight to the counter of each column whose bit is set; plane p holds bit p of all counters."""
-    while bits:
-        while len(planes) <= weight:
-            planes.append(0)
-        bits, planes[weight] = bits & planes[weight], bits ^ planes[weight]
-        weight += 1

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from controller.optical.candidate_routes import CandidateRoute, CandidateRoutes
 from controller.optical.lit_spectrum import LitLightpath, LitSpectrum, Move
 from controller.optical.reallocation import MovePolicy, reallocate
-from controller.optical.rsa import BY_COST, Assignment, assign
+from controller.optical.rsa import BY_COST, assign
+from controller.optical.spectrum import Assignment
 from tests.property.strategies import GRID, plants
 
 Cells = set[tuple[int, int]]

@@ -18,15 +18,8 @@ from controller.optical.route_order import (
     fingerprint,
     tuned_selection_for,
 )
-from controller.optical.rsa import (
-    FIRST_FIT,
-    MOST_USED,
-    TUNED,
-    Assignment,
-    RouteOrder,
-    Spectrum,
-    assign,
-)
+from controller.optical.rsa import FIRST_FIT, MOST_USED, TUNED, RouteOrder, assign
+from controller.optical.spectrum import Assignment, Spectrum
 from harness.route_order_search import OrderTrial, blocked_demands, demands, tune
 from tests.property.strategies import GRID, plants
 from topologies.plants.published import read_plant

@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.optical.candidate_routes import CandidateRoute, CandidateRoutes
-from controller.optical.rsa import (
-    BY_COST,
-    GAP_AWARE,
-    TUNED,
-    RouteOrder,
-    Spectrum,
-    assign,
-    block_starts,
-    starts_within_bands,
-)
+from controller.optical.rsa import BY_COST, GAP_AWARE, TUNED, RouteOrder, assign
+from controller.optical.spectrum import Spectrum, block_starts, starts_within_bands
 from controller.optical.spectrum_grid import FIXED, FLEXIBLE, modulation_for
 from tests.property.strategies import GRID, REACHES, plants
 
