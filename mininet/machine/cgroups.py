@@ -38,6 +38,25 @@ def create(host: str, share: float | None, journal: UndoJournal) -> tuple[str, .
     return (str(group),)
 
 
+def create_idle(journal: UndoJournal) -> tuple[str, ...]:
+    """Create a control group whose processes run only when no others can.
+
+    Returns the directories to join; none if the machine has no cpu controller.
+    """
+    try:
+        group = _root() / f"{GROUP}-idle"
+        journal.record_cgroup(group)
+        group.mkdir(exist_ok=True)
+    except OSError:
+        return ()
+    if (group / "cpu.idle").exists():  # Linux 5.15 and later
+        (group / "cpu.idle").write_text("1")
+    else:
+        least, value = ("cpu.weight", "1") if (group / "cpu.weight").exists() else ("cpu.shares", "2")
+        (group / least).write_text(value)
+    return (str(group),)
+
+
 def set_share(directories: tuple[str, ...], share: float) -> None:
     """Set the share of a control group, in cores; takes effect within one period."""
     quota_us = max(1000, round(share * PERIOD_US))

@@ -10,6 +10,7 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+from machine import cgroups
 from machine.errors import EmulationError
 from machine.traffic_control import queue_frames
 from machine.undo_journal import UndoJournal
@@ -135,7 +136,12 @@ def prefer(pid: int) -> None:
 
 
 def start_idle_loops(journal: UndoJournal) -> list[subprocess.Popen[bytes]]:
-    """Start one SCHED_IDLE loop per core: idle virtual CPUs wake late, which would be measured as jitter."""
+    """Start one SCHED_IDLE loop per core: idle virtual CPUs wake late, which would be measured as jitter.
+
+    SCHED_IDLE counts within a group only. Where the kernel groups processes by session (autogroup), a loop took as much
+    of a busy core as any other session; in an idle control group it takes nothing.
+    """
+    group = cgroups.create_idle(journal)
     loops = []
     for core in sorted(os.sched_getaffinity(0)):
         command = ["taskset", "-c", str(core), "chrt", "-i", "0", "sh", "-c", "while :; do :; done"]
@@ -144,5 +150,6 @@ def start_idle_loops(journal: UndoJournal) -> list[subprocess.Popen[bytes]]:
             start_new_session=True,
         )  # fmt: skip
         journal.record_process(loop.pid, f"idle loop {core}")
+        cgroups.join(loop.pid, group)
         loops.append(loop)
     return loops
