@@ -55,11 +55,13 @@ class PostgreSQL:
         return str(ended.stdout)
 
     def start(self) -> None:
-        """Start the server, in a process group of its own."""
+        """Start the server, in a process group of its own; it shuts down when this process ends, however it ends."""
         settings = [word for setting in SETTINGS for word in ("-c", setting)]
         arguments = ["-D", "data", "-k", str(self.directory), "-c", f"listen_addresses={self._addresses}", *settings]
         self._process = subprocess.Popen(
-            self._command("postgres", *arguments), cwd=self.directory, start_new_session=True,
+            # setpriv runs as the server's user: the kernel clears the signal when a process changes its user.
+            ["setpriv", "--pdeathsig", "QUIT", *self._command("postgres", *arguments)],
+            cwd=self.directory, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._as_user,
         )  # type: ignore[call-overload]  # fmt: skip
         wait_until(self._answers)
