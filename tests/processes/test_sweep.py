@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +25,31 @@ parallel: 1
 COMMAND = [sys.executable, "-m", "trainer.cli.main", "sweep"]
 
 
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    """Environment of the sweeps: Ray's files are in a directory that is removed; its sockets' paths must be short."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
+        yield {**os.environ, "HOME": directory, "RAY_TMPDIR": directory, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
 def rows(directory: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = json.loads((directory / "results.json").read_text())["rows"]
     return found
 
 
-def test_a_sweep_that_is_killed_goes_on_with_the_runs_that_are_left(tmp_path: Path) -> None:
+def test_a_sweep_that_is_killed_goes_on_with_the_runs_that_are_left(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    run: dict[str, Any] = {"cwd": tmp_path, "text": True, "env": environment}
     (tmp_path / "try.yaml").write_text(SWEEP)
     out = tmp_path / "sweeps" / "try"
-    with subprocess.Popen([*COMMAND, "try.yaml"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as killed:
+    with subprocess.Popen([*COMMAND, "try.yaml"], stdout=subprocess.PIPE, **run) as killed:
         assert killed.stdout is not None
         said = next(line for line in killed.stdout if line.startswith(("done", "failed")))
         killed.kill()
     assert said.startswith("done: seed "), said
     (before,) = rows(out).values()
-    again = subprocess.run([*COMMAND, "try.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    again = subprocess.run([*COMMAND, "try.yaml"], capture_output=True, check=False, **run)
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("2 runs, of which 1 are finished;")
     after = rows(out)
@@ -51,6 +64,7 @@ def test_a_sweep_that_is_killed_goes_on_with_the_runs_that_are_left(tmp_path: Pa
         after.values(), key=lambda row: -float(row["value"]))]
     assert (out / "results.md").read_text().count("\n") == 4
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert Path(environment["HOME"], ".ray").exists() or Path(environment["RAY_TMPDIR"], "ray").exists()
 
 
 def test_a_second_sweep_in_the_same_directory_is_refused_in_one_sentence(tmp_path: Path) -> None:
