@@ -94,8 +94,9 @@ SMALL = {
         PatchEmbedding((2, 5), 8, 1), nn.Dropout(0.3), encoder_layer(8, 2, 0.2), nn.Flatten(), nn.Dropout(0.5),
         nn.Linear(40, CLASSES)], whole=False),
     "batch-norm": Model((2, 4, 4), lambda: [
+        nn.BatchNorm2d(2, affine=False),
         nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()), nn.MaxPool2d(2),
-        nn.BatchNorm2d(4, affine=False), nn.Dropout(0.2), nn.Flatten(), nn.Linear(16, CLASSES)], whole=False),
+        nn.Dropout(0.2), nn.Flatten(), nn.Linear(16, CLASSES)], whole=False),
 }
 
 
@@ -228,18 +229,7 @@ def train_whole(run: Run) -> dict[str, Tensor]:
     server = ReferenceServer(run.server)
     for number in range(1, len(run.cuts) + 1):
         for edge, (replica, optimizer) in enumerate(zip(replicas, optimizers, strict=True)):
-            for step, inputs, labels in run.batches(edge, number):
-                optimizer.zero_grad()
-                for micro, piece in enumerate(split_evenly(len(labels), 1 if run.model.whole else run.micro)):
-                    outputs = inputs[piece]
-                    for place, layer in enumerate(replica):
-                        RandomStream(7, f"edge{edge}", number, step, micro).seed_layer(place, outputs.device)
-                        outputs = layer(outputs)
-                    loss = nn.functional.cross_entropy(outputs, labels[piece]) * len(outputs) / len(labels)
-                    torch.autograd.backward(loss)
-                torch.autograd.backward(torch.stack([proximal_loss(run.optimizer.proximal, parameter, model[name])
-                                                     for name, parameter in replica.named_parameters()]).sum())
-                optimizer.step()
+            train_replica(run, replica, optimizer, edge, number, model)
         if run.averages(number):
             states = [replica.state_dict() for replica in replicas]
             mean = {name: mean_of([state[name] for state in states], run.sizes) for name in states[0]}
@@ -249,6 +239,25 @@ def train_whole(run: Run) -> dict[str, Tensor]:
             if run.optimizer.reset:
                 optimizers = [run.optimizer.build(replica.parameters()) for replica in replicas]
     return model
+
+
+def train_replica(
+    run: Run, replica: nn.Sequential, optimizer: torch.optim.Optimizer, edge: int, number: int,
+    anchor: dict[str, Tensor],
+) -> None:
+    """Train a whole model for round `number`; the proximal term draws its parameters to those of `anchor`."""
+    for step, inputs, labels in run.batches(edge, number):
+        optimizer.zero_grad()
+        for micro, piece in enumerate(split_evenly(len(labels), 1 if run.model.whole else run.micro)):
+            outputs = inputs[piece]
+            for place, layer in enumerate(replica):
+                RandomStream(7, f"edge{edge}", number, step, micro).seed_layer(place, outputs.device)
+                outputs = layer(outputs)
+            loss = nn.functional.cross_entropy(outputs, labels[piece]) * len(outputs) / len(labels)
+            torch.autograd.backward(loss)
+        torch.autograd.backward(torch.stack([proximal_loss(run.optimizer.proximal, parameter, anchor[name])
+                                             for name, parameter in replica.named_parameters()]).sum())
+        optimizer.step()
 
 
 def proximal_loss(weight: float, value: Tensor, anchor: Tensor) -> Tensor:

@@ -17,15 +17,13 @@ from tests.property.trainer.models.test_exactness import (
     Run,
     assert_same,
     mean_of,
-    proximal_loss,
     runs,
+    train_replica,
 )
 from trainer.config.fine_tuning import AUTO_RANKS, FineTuning, Lora
 from trainer.models.lora import AdapterRows, adapters, tune
 from trainer.models.lora_ranks import average_by_rank, narrowed, set_rank, widened
-from trainer.models.rng import RandomStream
 from trainer.models.server_optimizer import parameter_names, server_step
-from trainer.models.stage import split_evenly
 
 ROOM = AUTO_RANKS[-1]
 
@@ -78,19 +76,8 @@ def train_whole_by_rank(run: Run, ranks: list[int]) -> dict[str, Tensor]:
 
     for number in range(1, len(run.cuts) + 1):
         for edge, (replica, optimizer) in enumerate(zip(replicas, optimizers, strict=True)):
-            for step, inputs, labels in run.batches(edge, number):
-                optimizer.zero_grad()
-                for micro, piece in enumerate(split_evenly(len(labels), 1 if run.model.whole else run.micro)):
-                    outputs = inputs[piece]
-                    for place, layer in enumerate(replica):
-                        RandomStream(7, f"edge{edge}", number, step, micro).seed_layer(place, outputs.device)
-                        outputs = layer(outputs)
-                    loss = nn.functional.cross_entropy(outputs, labels[piece]) * len(outputs) / len(labels)
-                    torch.autograd.backward(loss)
-                torch.autograd.backward(torch.stack([
-                    proximal_loss(run.optimizer.proximal, parameter, of_rank(name, model[name], ranks[edge]))
-                    for name, parameter in replica.named_parameters()]).sum())
-                optimizer.step()
+            anchor = {name: of_rank(name, value, ranks[edge]) for name, value in model.items()}
+            train_replica(run, replica, optimizer, edge, number, anchor)
         if run.averages(number):
             mean = {}
             for name, before in model.items():

@@ -277,12 +277,6 @@ def secrets(tokens: TokenStore) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with running_service(Ledger(IN_MEMORY, "pair")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def url(service: Service, tokens: TokenStore) -> Iterator[str]:
     with serving(create_app(service, tokens=tokens)) as client:
         yield str(client.base_url)

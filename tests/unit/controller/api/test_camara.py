@@ -25,6 +25,8 @@ from machine.polling import wait_until
 from tests.https_sink import HttpsSink, https_sink
 from tests.unit.controller.simulated_switches import PAIR, running_service, serving
 
+pytestmark = pytest.mark.usefixtures("nothing_reserved")
+
 QOD = "/quality-on-demand/v1"
 BOOKING = "/qos-booking/v0.1"
 HOSTS = {host.name: host.ip for host in PAIR.hosts}
@@ -47,25 +49,12 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpsSink]:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with running_service(Ledger(IN_MEMORY, "pair")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def client(service: Service, sink: HttpsSink) -> Iterator[httpx.Client]:
     delivery = SinkDelivery({("localhost", sink.port)}, first_delay_s=0.05)
     offer = QosOffer((*DEFAULT_PROFILES, HUGE, OLD, GAME), delivery)
     with serving(create_app(service, qos=offer)) as client:
         yield client
     delivery.stop()
-
-
-@pytest.fixture(autouse=True)
-def nothing_reserved(service: Service) -> Iterator[None]:
-    yield
-    for reservation in service.queries.reservations():
-        service.release(reservation.id)
 
 
 def device(host: str = "edge1") -> dict[str, Any]:

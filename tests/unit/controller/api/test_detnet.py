@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
 import httpx
 import pytest
 
-from controller.api.app import create_app
 from controller.api.schemas.detnet_document import EXAMPLE
-from controller.service.reservation_service import Service
-from controller.storage.ledger import IN_MEMORY, Ledger
-from tests.unit.controller.simulated_switches import running_service, serving
+
+pytestmark = pytest.mark.usefixtures("nothing_reserved")
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with running_service(Ledger(IN_MEMORY, "pair")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[httpx.Client]:
-    with serving(create_app(service)) as client:
-        yield client
-
-
-@pytest.fixture(autouse=True)
-def nothing_reserved(service: Service) -> Iterator[None]:
-    yield
-    for reservation in service.queries.reservations():
-        if reservation.is_live:
-            service.release(reservation.id)
 
 
 def document() -> Json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller import errors
-from controller.api.app import create_app
 from controller.api.middleware.body_limit import MAX_BYTES, BodyLimit
 from controller.api.schemas.problem_details import EXAMPLES
 from controller.api.schemas.vocabulary import DESCRIPTIONS
 from controller.domain.events import SpanChanged
 from controller.service.reservation_service import Service
-from controller.storage.ledger import IN_MEMORY, Ledger
-from tests.unit.controller.simulated_switches import running_service, serving
+from controller.storage.ledger import Ledger
+from tests.unit.controller.simulated_switches import running_service
 
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with running_service(Ledger(IN_MEMORY, "pair")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[httpx.Client]:
-    with serving(create_app(service)) as client:
-        yield client
-
-
-@pytest.fixture(autouse=True)
-def nothing_reserved(service: Service) -> Iterator[None]:
-    yield
-    for reservation in service.queries.reservations():
-        service.release(reservation.id)
+pytestmark = pytest.mark.usefixtures("nothing_reserved")
 
 
 def flow(name: str = "edge1-up", **changes: Any) -> dict[str, Any]:

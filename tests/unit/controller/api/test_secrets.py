@@ -36,12 +36,6 @@ RATE_BPS = 7_654_321
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with running_service(Ledger(IN_MEMORY, "pair")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def clients(service: Service) -> Iterator[dict[str, httpx.Client]]:
     stream = EventStream()
     with closing(TokenStore(IN_MEMORY)) as tokens, serving(create_app(service, tokens=tokens, stream=stream)) as open_:

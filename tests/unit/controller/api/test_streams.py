@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -16,31 +15,13 @@ from controller.api.routes.streams import EXAMPLE
 from controller.api.schemas.stream_bodies import StreamBody
 from controller.domain.network import network_from_map
 from controller.errors import InvalidRequest
-from controller.service.reservation_service import Service
-from controller.storage.ledger import IN_MEMORY, Ledger
+from controller.storage.ledger import Ledger
 from controller.tsn.network import tsn_network_from_map
 from controller.tsn.simulation import simulate
 from tests.unit.controller.simulated_switches import PAIR, running_service, serving
 from topologies.map_file.loader import load_map
 
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with running_service(Ledger(IN_MEMORY, "pair")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[httpx.Client]:
-    with serving(create_app(service)) as client:
-        yield client
-
-
-@pytest.fixture(autouse=True)
-def nothing_reserved(service: Service) -> Iterator[None]:
-    yield
-    for reservation in service.queries.reservations():
-        service.release(reservation.id)
+pytestmark = pytest.mark.usefixtures("nothing_reserved")
 
 
 def stream(number: int = 1, time_aware: bool = True, **requirements: Any) -> dict[str, Any]:
