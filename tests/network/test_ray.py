@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,12 @@ import httpx
 import pytest
 
 from machine.polling import wait_until
+from tests.forked_processes import FORK_SERVER
 from tests.network.conftest import EmulationCache, Network
 from tests.network.test_training import summary_of, train
+from trainer.processes.fork import ForkedProcess
+from trainer.reservation.controller_client import ControllerClient
+from trainer.reservation.partition_check import PartitionCheck
 
 CLOUDS = "cloud", "cloud2", "cloud3"
 PORT = 6379
@@ -128,6 +133,65 @@ def processes_of(directory: str) -> list[str]:
 def flows_of(api: httpx.Client, reservation: str) -> dict[str, list[Any]]:
     """Return the paths of a reservation's flows."""
     return {flow["name"]: flow["path"] for flow in api.get(f"/v1/reservations/{reservation}").json()["flows"]}
+
+
+def test_the_bandwidth_of_a_lost_worker_follows_its_edge_to_another_node(clouds: Network, tmp_path: Path) -> None:
+    """The worker on cloud3 is killed with -9: its edge goes on with a node that is left, to which its flows move."""
+    with ray_nodes(clouds, tmp_path) as address:
+        runs = tmp_path / "runs"
+        command = ("train", "--runs-dir", str(runs), "--rounds", "6", "--steps", "2", "--average-every", "1", "--ray",
+                   address, "--ray-workers", "3", "--cuts", "2,2,2", "--quorum", "2")
+        running = FORK_SERVER.start(tmp_path / "out", command, errors=tmp_path / "errors")
+        lost = ""
+        for event in events_of(runs, running):
+            said = re.search(r"process (\d+) on .* \(cloud3\)\.", event.get("sentence", ""))
+            if said is not None:
+                lost = said[1]
+            if event["event"] == "round_done" and event["round"] == 2:
+                os.kill(int(lost), signal.SIGKILL)
+        assert running.wait(240) == 0, (tmp_path / "errors").read_text()
+    summary = summary_of(runs)
+    first, last = summary["rounds"][0], summary["rounds"][-1]
+    served = {edge["edge"]: edge["node"] for edge in first["edges"]}
+    assert served == dict(zip(("edge1", "edge2", "edge3"), CLOUDS, strict=True))
+    moved = {edge["edge"]: edge["node"] for edge in last["edges"]}
+    assert moved.keys() == served.keys() and moved["edge3"] in CLOUDS[:2]
+    assert {edge: moved[edge] for edge in ("edge1", "edge2")} == {edge: served[edge] for edge in ("edge1", "edge2")}
+    paths = flows_of(clouds.api, last["reservation"]["id"])
+    assert {name.removesuffix("-up"): path[-1] for name, path in paths.items() if name.endswith("-up")} == moved
+    assert {name.removesuffix("-down"): path[0] for name, path in paths.items() if name.endswith("-down")} == moved
+    assert not any("cloud3" in path for path in paths.values())
+    assert sum(link["reserved_bps"] for link in clouds.api.get("/v1/network").json()["links"]) == 0
+
+
+def test_an_edge_is_cut_off_from_the_node_that_serves_it_only(clouds: Network) -> None:
+    """s3 with edge3 and cloud3 is cut off from the rest: edge3 reaches cloud3, but cannot join at cloud."""
+    said: list[str] = []
+    with contextlib.closing(ControllerClient(str(clouds.api.base_url), 0, said.append)) as client:
+        check = PartitionCheck(client, "cloud", said.append)
+        assert check({"edge1": ["cloud"], "edge2": ["cloud2", "cloud3"]}) == {}
+        cut = "s2-s3", "s3-s1"
+        try:
+            for span in cut:
+                clouds.api.post(f"/v1/links/{span}/down").raise_for_status()
+            assert check({"edge1": ["cloud3", "cloud2"], "edge2": ["cloud3"], "edge3": ["cloud3"]}) == {
+                "edge2": "No path from edge2 to cloud3: s1-s3, s2-s3 are down.",
+                "edge3": "No path from edge3 to cloud: s1-s3, s2-s3 are down."}
+        finally:
+            for span in cut:
+                clouds.api.post(f"/v1/links/{span}/up").raise_for_status()
+
+
+def events_of(runs: Path, process: ForkedProcess) -> Iterator[dict[str, Any]]:
+    """Yield the events of the one run as they come, until its process has ended."""
+    read, has_ended = 0, False
+    while not has_ended:
+        has_ended = process.poll() is not None
+        for path in runs.glob("*/events.jsonl"):
+            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            yield from map(json.loads, lines[read:])
+            read = len(lines)
+        time.sleep(0.05)
 
 
 def test_three_nodes_train_over_flows_that_are_reserved_to_each(clouds: Network, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,10 @@ def lie(
     match kind, message:
         case "min-cut", messages.JoinRequest():
             return message.model_copy(update={"min_cut": 0}), tensors
+        case "slow", messages.JoinRequest():
+            profile = replace(message.profile, flops_per_s=message.profile.flops_per_s / 1000,
+                              bytes_per_s=message.profile.bytes_per_s / 1000)
+            return message.model_copy(update={"profile": profile}), tensors
         case "count", messages.Evaluated():
             return message.model_copy(update={"sums": (10.0**6,)}), tensors
         case "held out", messages.HeldOut():
