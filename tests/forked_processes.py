@@ -58,12 +58,13 @@ FORK_SERVER, CONTROLLER_FORK_SERVER = ForkServer("training"), ForkServer("contro
 def training() -> Programs:
     sys.path.insert(0, str(ROOT / "bench"))
     from harness import transfer_endpoints
-    from tests.processes import lying_edge
+    from tests.processes import dying_node, lying_edge
     from trainer.cli.main import run_command_line
     from trainer.cli.train import preload
 
     preload()
-    return {"paceline": run_command_line, "transfers": transfer_endpoints.main, "lying edge": lying_edge.run}
+    return {"paceline": run_command_line, "transfers": transfer_endpoints.main, "lying edge": lying_edge.run,
+            "dying node": dying_node.run}
 
 
 def controllers() -> Programs:

@@ -60,11 +60,11 @@ class TrainingProcesses:
         """Directory of the run."""
         return self.directory / "run"
 
-    def start_cloud(self, *flags: str) -> None:
-        """Start a run."""
+    def start_cloud(self, *flags: str, program: str = "paceline") -> None:
+        """Start a run; `program`: of the training fork server."""
         names = [flag for number in range(self.edges) for flag in ("--edge", f"edge{number + 1}")]
         self._start("cloud", "cloud", "--bind", f"127.0.0.1:{self.port}", *names, "--run-dir", str(self.run),
-                    *self.cloud_flags, *flags)
+                    *self.cloud_flags, *flags, program=program)
 
     def resume_cloud(self, *flags: str) -> None:
         """Resume the run."""
