@@ -34,9 +34,7 @@ from controller.dataplane.southbound import (
 from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.domain.events import (
     ServiceEvent,
-    SwitchCertificateMismatch,
     SwitchChanged,
-    SwitchDuplicate,
     SwitchReport,
     SwitchSyncState,
 )
@@ -46,6 +44,7 @@ from controller.errors import SwitchError
 from controller.switches.counter_reader import CounterReader
 from controller.switches.datapath_ids import DatapathIds
 from controller.switches.gate_control import GateController
+from controller.switches.impostor_warnings import ImpostorWarnings
 from controller.switches.link_counters import LinkCounterReader
 from controller.switches.link_monitor import LinkMonitor
 from controller.switches.meter_totals import MeterKey
@@ -57,7 +56,6 @@ from controller.switches.verifier import StateVerifier
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
-WARN_EVERY_S = 60.0
 
 
 class FirstReading(NamedTuple):
@@ -97,7 +95,7 @@ class SwitchManager:
         self._never_read = {node.name for node in network.switches}
         self._first_readings: deque[FirstReading] = deque()
         self._retry_at_s: dict[str, float] = {}
-        self._warned_until_s: dict[str, float] = {}
+        self._impostor_warnings = ImpostorWarnings(self._datapath_ids, publish)
         self._events: list[SwitchEvent] = []
 
     def start(self) -> None:
@@ -287,7 +285,7 @@ class SwitchManager:
         if isinstance(event, PortChanged | LldpReceived):
             return
         if isinstance(event, CertificateMismatch | DuplicateConnection):
-            self._warn_of_impostor(event)
+            self._impostor_warnings.warn(event)
             return
         name = self._datapath_ids.name_of.get(number)
         level = logging.INFO if isinstance(event, SwitchConnected) or name is None else logging.WARNING
@@ -296,20 +294,6 @@ class SwitchManager:
             self.tracker.forget([name])
             self._retry_at_s.pop(name, None)
             self._set_in_step({name: None})
-
-    def _warn_of_impostor(self, event: CertificateMismatch | DuplicateConnection) -> None:
-        """Log and publish a rejected connection, at most once per switch in WARN_EVERY_S."""
-        name, now_s = self._datapath_ids.name_of.get(event.datapath_id), time.monotonic()
-        if name is None or now_s < self._warned_until_s.get(name, 0.0):
-            return
-        self._warned_until_s[name] = now_s + WARN_EVERY_S
-        if isinstance(event, CertificateMismatch):
-            names = ", ".join(event.names)
-            log.warning("switch=%s rejected address=%s: its certificate is for %s", name, event.address, names)
-            self._publish(SwitchCertificateMismatch(name, event.names, event.address))
-        else:
-            log.warning("switch=%s rejected address=%s: the switch is connected already", name, event.address)
-            self._publish(SwitchDuplicate(name, event.names, event.address))
 
 
 def ports_of_map(network: Network) -> dict[int, frozenset[int]]:
