@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import Final
 
 from controller.optical.candidate_routes import CandidateRoute
@@ -156,7 +157,7 @@ class _Search:
         self._allowed_starts = spectrum.allowed_starts
         self._policy = policy
         self._trials = policy.max_trials
-        self._destinations: dict[int, list[_Destination]] = {}
+        self._destinations: dict[int, tuple[list[_Destination], Iterator[RouteOption]]] = {}
 
     def best(self, windows: Sequence[_Windows], move_count: int) -> Reallocation | None:
         """Return the moves of so many lightpaths after which the least spectrum is in use."""
@@ -173,11 +174,10 @@ class _Search:
                     if window.cost + least >= best_score:
                         continue
                 block = start * slots
-                found = self._moves_out(window.links, block, conflicting, {}, 0)
-                if found is None:
-                    continue
-                growth, moves = found
-                if best is None or window.cost + growth < best_score:
+                limit = inf if best is None else best_score - window.cost
+                found = self._moves_out(window.links, block, conflicting, {}, 0, limit)
+                if found is not None and found[0] < limit:
+                    growth, moves = found
                     best_score = window.cost + growth
                     best = Reallocation(Assignment(window.route, block), moves)
         return best
@@ -189,24 +189,31 @@ class _Search:
         conflicting: Sequence[LitLightpath],
         changed: dict[int, int],
         changed_links: int,
+        limit: float,
     ) -> tuple[int, tuple[Move, ...]] | None:
         """Return the moves of these lightpaths, and by how much they grow in slots x links; None if there are none.
 
-        `changed`: the free slots of links after the moves so far; `changed_links`: these links as bits.
+        `changed`: the free slots of links after the moves so far; `changed_links`: these links as bits. `limit`: moves
+        that grow by so much or more are of no use, and may be returned or not. It bounds the last move only: the number
+        of trials, and thus what is found, does not depend on it.
         """
         best: tuple[int, tuple[Move, ...]] | None = None
         least = sum([self._least_growth[lightpath.number] for lightpath in conflicting])
+        last = len(conflicting) == 1
         for lightpath in conflicting:
-            destination = self._destination(lightpath, window_links, block, changed, changed_links)
+            destination = self._destination(
+                lightpath, window_links, block, changed, changed_links, limit if last else inf
+            )
             if destination is None:
                 continue
             growth, after = destination
             move = Move(lightpath, after)
-            if len(conflicting) == 1:
+            if last:
                 return growth, (move,)
             rest = [other for other in conflicting if other is not lightpath]
             links = changed_links | lightpath.assignment.route.link_set | after.route.link_set
-            found = self._moves_out(window_links, block, rest, self._after(move, changed), links)
+            rest_limit = min(limit, inf if best is None else best[0]) - growth if len(rest) == 1 else inf
+            found = self._moves_out(window_links, block, rest, self._after(move, changed), links, rest_limit)
             if found is not None and (best is None or growth + found[0] < best[0]):
                 best = growth + found[0], (move, *found[1])
                 if best[0] <= least:
@@ -220,13 +227,16 @@ class _Search:
         block: int,
         changed: dict[int, int],
         changed_links: int,
+        limit: float,
     ) -> tuple[int, Assignment] | None:
-        """Return the cheapest free block outside the window, and by how much the lightpath grows in slots x links."""
+        """Return the cheapest free block outside the window, and by how much the lightpath grows in slots x links.
+
+        None if it would grow by `limit` or more.
+        """
         self._trials -= 1
-        destinations = self._destinations.get(lightpath.number)
-        if destinations is None:
-            destinations = self._destinations[lightpath.number] = self._destinations_of(lightpath)
-        for growth, width, route, links, free, starts in destinations:
+        for growth, width, route, links, free, starts in self._destinations_of(lightpath):
+            if growth >= limit:
+                return None
             if links & changed_links:
                 free = self._common(route, changed)
                 starts = block_starts(free, width) & self._allowed_starts(width)
@@ -243,14 +253,18 @@ class _Search:
             common &= changed[link] if link in changed else free[link]
         return common
 
-    def _destinations_of(self, lightpath: LitLightpath) -> list[_Destination]:
-        """Return the routes that a lightpath may take, cheapest first, its own before others of the same cost."""
-        destinations, own_cost = [], lightpath.cost
-        for cost, width, route in self._options_of(lightpath):
+    def _destinations_of(self, lightpath: LitLightpath) -> Iterator[_Destination]:
+        """Yield the routes that a lightpath may take, cheapest first, its own before others of the same cost."""
+        if lightpath.number not in self._destinations:
+            self._destinations[lightpath.number] = [], iter(self._options_of(lightpath))
+        known, others = self._destinations[lightpath.number]
+        yield from known
+        own_cost = lightpath.cost
+        for cost, width, route in others:
             free = self._common(route, {})
             starts = block_starts(free, width) & self._allowed_starts(width)
-            destinations.append((cost - own_cost, width, route, route.link_set, free, starts))
-        return destinations
+            known.append((cost - own_cost, width, route, route.link_set, free, starts))
+            yield known[-1]
 
     def _options_of(self, lightpath: LitLightpath) -> list[RouteOption]:
         own = lightpath.assignment.route
