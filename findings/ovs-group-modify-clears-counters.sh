@@ -2,8 +2,9 @@
 # Question: a group has forwarded packets. A controller changes it with OFPGC_MODIFY: to the same buckets, or to other
 #   ones. What becomes of the group's own packet and byte counters, and of its duration?
 # Software: Open vSwitch 3.1.0 (Debian 12: openvswitch-switch 3.1.0-2+deb12u1), userspace datapath (dummy).
-# Most would expect: they go on. By OpenFlow 1.3.5 (group table modification messages) the top-level statistics of a modified group are preserved, and
-#   those of its buckets are reset; counters of flow entries, too, survive a modification without OFPFF_RESET_COUNTS.
+# Most would expect: they go on. By OpenFlow 1.3.5 (group table modification messages) the top-level statistics of a
+#   modified group are preserved, and those of its buckets are reset; counters of flow entries, too, survive a
+#   modification without OFPFF_RESET_COUNTS.
 # Seen: the packet and byte counters of the group are 0 after any modification, also one that changes nothing, while the
 #   duration goes on; so a rate computed from two readings around it is wrong, or negative.
 set -euo pipefail
@@ -47,7 +48,8 @@ count() { # packets of the group, packets of its buckets, packets of the flow en
     local stats flow
     stats=$(of dump-group-stats sw | grep group_id)
     flow=$(of dump-flows sw | sed -nE 's/.*n_packets=([0-9]+).*/\1/p')
-    echo "$stats" | sed -nE "s/.*duration=([0-9]+)\..*ref_count=[0-9]+,packet_count=([0-9]+),.*bucket0:packet_count=([0-9]+).*/\1 \2 \3/p" |
+    echo "$stats" |
+        sed -nE "s/.*duration=([0-9]+)\..*ref_count=[0-9]+,packet_count=([0-9]+),.*bucket0:packet_count=([0-9]+).*/\1 \2 \3/p" |
         { read -r seconds group bucket; echo "group $group, bucket $bucket, entry $flow, old $((seconds >= 2))"; }
 }
 
