@@ -24,7 +24,7 @@ import pytest
 from machine.polling import wait_until
 from tests.forked_processes import FORK_SERVER
 from tests.network.conftest import EmulationCache, Network
-from tests.network.test_training import summary_of, train
+from tests.network.test_training import paceline, summary_of, train
 from trainer.processes.fork import ForkedProcess
 from trainer.reservation.controller_client import ControllerClient
 from trainer.reservation.partition_check import PartitionCheck
@@ -180,6 +180,18 @@ def test_an_edge_is_cut_off_from_the_node_that_serves_it_only(clouds: Network) -
         finally:
             for span in cut:
                 clouds.api.post(f"/v1/links/{span}/up").raise_for_status()
+
+
+def test_a_plan_with_quotes_says_to_which_node_each_edge_goes(clouds: Network, tmp_path: Path) -> None:
+    """Each to the near one: there is little room between the sites. Nothing is reserved."""
+    command = ("plan", "--map", str(tmp_path / "clouds.yaml"), "--controller", str(clouds.api.base_url), "--prior",
+               "--cuts", "2,2,2")
+    done = paceline(*command)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"(edge\d)  to (\w+)  CPU 0.4  cut  2 ", done.stdout) == [
+        ("edge1", "cloud"), ("edge2", "cloud2"), ("edge3", "cloud3")]
+    assert "quotes in" in done.stdout
+    assert clouds.api.get("/v1/reservations?state=active").json()["reservations"] == []
 
 
 def events_of(runs: Path, process: ForkedProcess) -> Iterator[dict[str, Any]]:
