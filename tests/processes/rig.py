@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from emulation.open_vswitch import set_controller_command
 from machine.polling import wait_until
 from machine.without_perf_counters import WITHOUT_PERF_COUNTERS
+from tests.forked_processes import CONTROLLER_FORK_SERVER
 from topologies.map_file.loader import load_map
 from trainer.processes.fork import ForkedProcess
 
@@ -116,7 +116,7 @@ class OpenVSwitch:
 
 
 class Controller:
-    """`python -m controller.runtime.main pair` on ports of its own."""
+    """`paceline controller pair` on ports of its own."""
 
     def __init__(
         self, directory: Path, *options: str, authority: Path | None = None, ledger: str | None = None
@@ -144,13 +144,13 @@ class Controller:
         assert self.greeting, self.log.read_text()
 
     def spawn(self) -> subprocess.Popen[bytes] | ForkedProcess:
-        with self.log.open("ab") as log, self.output.open("ab") as output:
-            command = [sys.executable, "-m", "controller.runtime.main", *self.arguments]
-            return subprocess.Popen(command, stdout=output, stderr=log)
+        return CONTROLLER_FORK_SERVER.start(self.output, self.arguments, "controller", errors=self.log)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int | None:
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        code = self.process.wait(60)
+        assert code is not None, self.log.read_text()
+        return code
 
     def switches_up(self) -> int:
         return int(self.client.get("/v1/healthz").json()["switches_up"])
