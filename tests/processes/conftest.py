@@ -11,10 +11,10 @@ from machine.polling import wait_until
 from tests.processes.rig import MAP, Controller, OpenVSwitch
 
 LONGEST = (
-    "test_trainer_survival", "test_trainer_labels", "test_controller_openapi", "test_extending",
-    "test_trainer_controller",
-    "test_controller_crash", "test_trainer_local", "test_controller_main", "test_controller_life",
-    "test_controller_switches", "test_trainer_secrets", "test_trainer_cli",
+    "test_trainer_survival", "test_controller_standby", "test_controller_openapi", "test_sweep", "test_trainer_labels",
+    "test_controller_crash", "test_extending", "test_trainer_cli", "test_controller_postgresql",
+    "test_trainer_transformers", "test_trainer_ray", "test_trainer_controller", "test_controller_main",
+    "test_controller_ledger", "test_trainer_lying_edges", "test_controller_switch_check", "test_trainer_local",
 )  # fmt: skip
 """Started first, so that no worker runs one of them last (xdist keeps the order with `--no-loadscope-reorder`)."""
 
