@@ -41,19 +41,19 @@ def create(host: str, share: float | None, journal: UndoJournal) -> tuple[str, .
 def create_idle(journal: UndoJournal) -> tuple[str, ...]:
     """Create a control group whose processes run only when no others can.
 
-    Returns the directories to join; none if the machine has no cpu controller.
+    Returns the directories to join; none if the machine has no such groups.
     """
     try:
         group = _root() / f"{GROUP}-idle"
         journal.record_cgroup(group)
         group.mkdir(exist_ok=True)
+        if (group / "cpu.idle").exists():  # Linux 5.15 and later
+            (group / "cpu.idle").write_text("1")
+        else:
+            least, value = ("cpu.weight", "1") if (group / "cpu.weight").exists() else ("cpu.shares", "2")
+            (group / least).write_text(value)
     except OSError:
         return ()
-    if (group / "cpu.idle").exists():  # Linux 5.15 and later
-        (group / "cpu.idle").write_text("1")
-    else:
-        least, value = ("cpu.weight", "1") if (group / "cpu.weight").exists() else ("cpu.shares", "2")
-        (group / least).write_text(value)
     return (str(group),)
 
 
