@@ -43,6 +43,7 @@ def run_command_line(arguments: Sequence[str]) -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         paceline.main(list(arguments), prog_name="paceline", standalone_mode=False, obj=run_command_line)
+        sys.stdout.flush()
         sys.exit(0)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
@@ -59,6 +60,7 @@ def run_command_line(arguments: Sequence[str]) -> NoReturn:
             _end_of_bug(error)
         place = "" if error.filename is None else f"{error.filename}: "
         click.echo(f"Error: {place}{error.strerror}.", err=True)
+        _flush_or_discard()
         sys.exit(EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -74,14 +76,27 @@ def _print_overview() -> NoReturn:
         _end_without_reader()
     except OSError as error:
         print(f"Error: {error.strerror}.", file=sys.stderr)
+        _flush_or_discard()
         sys.exit(EXIT_USAGE)
     sys.exit(0)
 
 
 def _end_without_reader() -> NoReturn:
     """Exit after the reader of the output has ended."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard_output()
     sys.exit(EXIT_BROKEN_PIPE)
+
+
+def _flush_or_discard() -> None:
+    """Write the rest of the output; discard it if that fails, or Python would at its end, with a code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end_of_bug(error: Exception) -> NoReturn:

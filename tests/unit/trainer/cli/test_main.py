@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ from trainer.cli import main
 from trainer.cli.group import paceline
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["runs", "list"]], ids=" ".join)
-def test_output_into_a_full_disk_is_one_sentence(arguments: list[str], tmp_path: Path) -> None:
+def test_output_into_a_full_disk_is_one_sentence(arguments: list[str], unbuffered: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainer.cli.main", *arguments]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path,
+                              env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
     assert (done.returncode, done.stderr) == (2, "Error: No space left on device.\n")
 
 
