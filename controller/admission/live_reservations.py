@@ -55,6 +55,8 @@ class LiveReservations:
     _former: Mapping[FlowKey, Former] = field(default_factory=dict)
     """The flows of the reservation that `without` has removed: if they come back as they were, so do their meters."""
     _memo: _BoundsMemo = field(default_factory=_BoundsMemo)
+    _others: Mapping[str, LiveReservations] = field(default_factory=dict)
+    """What `without` returns for a reservation (`with_others`)."""
 
     @staticmethod
     def of(
@@ -118,6 +120,8 @@ class LiveReservations:
         removed = self._reservations.get(reservation_id)
         if removed is None:
             return self
+        if reservation_id in self._others:
+            return self._others[reservation_id]
         analysed, since = self._known_bounds()
         changes, tuples, meters = since.mutate(), self._five_tuples.mutate(), self._meters.mutate()
         ranges = self._port_ranges
@@ -141,6 +145,14 @@ class LiveReservations:
         index = self._reservations.delete(removed.id), tuples.finish(), ranges, meters.finish(), *ports
         former = self._source_ports.former(keys)
         return LiveReservations(self.network, self.calibration, *index, analysed, changes.finish(), former)
+
+    def with_others(self, reservation_id: str, others: LiveReservations) -> LiveReservations:
+        """A copy of which `without` that reservation is `others`: with the meters that a change of it will need."""
+        return replace(self, _others={reservation_id: others}, _memo=_BoundsMemo(self._memo.bounds))
+
+    def has_more_room_than(self, earlier: LiveReservations) -> bool:
+        """Whether meters of flows that were known earlier have grown since, apart from reservations that changed."""
+        return self._source_ports.has_more_room_than(earlier._source_ports)
 
     def with_draining(self, flows: Mapping[FlowKey, CarriedFlow]) -> LiveReservations:
         """A copy with flows that no reservation has any more, but whose packets may still be in the network."""

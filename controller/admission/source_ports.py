@@ -158,6 +158,11 @@ class SourcePorts:
         self._answers.append(((flows, former), answer))
         return answer
 
+    def has_more_room_than(self, earlier: SourcePorts) -> bool:
+        """Whether meters of a port have grown since."""
+        ports = ((port, earlier.ports.get(link)) for link, port in self.ports.items())
+        return any(before is not None and port.least_room_us > before.least_room_us for port, before in ports)
+
     def afresh(self) -> tuple[SourcePorts, dict[FlowKey, CarriedFlow]]:
         """Return the ports and flows with the least meters that suffice, without room: installed ones may have more."""
         flows = {key: self.ports[link].flows[key] for key, link in self._links.items() if self._has_room(key, link)}

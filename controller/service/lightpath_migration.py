@@ -159,6 +159,9 @@ class LightpathMigrator:
                     draining_ids.append(self._store.begin_drain(before, after))
             if move.is_reroute:
                 self._check_limits(befores)
+                for after, draining_id in zip(afters, draining_ids, strict=True):
+                    if self._store.others_as_grown(after, draining_id) is not None:
+                        raise Refused(f"{after.id} would exceed a limit, as meters grow while it is on both routes.")
         return _Transition(afters, booked_ids, draining_ids, self._intend(afters))
 
     def _readmitted(self, moved: Reservation) -> Reservation:

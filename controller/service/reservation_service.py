@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from controller.admission.admission import Admitted, Request
 from controller.admission.counter_offer import attach_offer
 from controller.admission.limit_checks import check_limits
+from controller.admission.live_reservations import LiveReservations
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration, NoBound
 from controller.clock import Clock
 from controller.dataplane.intended_state import ChangedKeys
@@ -200,15 +201,22 @@ class Service:
     def _modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...]) -> Reservation:
         with self._state.lock:
             before = self._find_live(reservation_id)
-            changed, admitted = self._readmitted(self._renewed(before, lease_s), flows)
+            renewed = self._renewed(before, lease_s)
+            changed, admitted = self._readmitted(renewed, flows)
             is_installed = before.state in INSTALLED
             old_meters = self._store.live.meter_bursts(before.id)
-            with self._store.undone_if_refused():
+            with self._store.undone_if_refused() as undo:
                 self._store.add(changed, admitted)
-                if is_installed:
+                while is_installed:
                     transition_id = self._store.book_transition(before, changed)
                     draining_id = self._store.begin_drain(before, changed, old_meters)
-                    self._check_transition(before)
+                    others = self._store.others_as_grown(changed, draining_id)
+                    if others is None:
+                        self._check_transition(before)
+                        break
+                    undo()
+                    changed, admitted = self._readmitted(renewed, flows, others)
+                    self._store.add(changed, admitted)
             changed_keys = self._state.set_intended({changed.id: changed} if is_installed else {})
         if not is_installed:
             self._switches.updates.synchronize(changed_keys)
@@ -279,11 +287,17 @@ class Service:
             raise NotLive(f"Reservation {reservation_id} is {reservation.state} and cannot be changed.")
         return reservation
 
-    def _readmitted(self, changed: Reservation, flows: tuple[Flow, ...]) -> tuple[Reservation, Admitted]:
-        """Decide on a reservation with these flows in place of its current ones; returns it admitted."""
+    def _readmitted(
+        self, changed: Reservation, flows: tuple[Flow, ...], others: LiveReservations | None = None
+    ) -> tuple[Reservation, Admitted]:
+        """Decide on a reservation with these flows in place of its current ones; returns it admitted.
+
+        `others`: all others, if their meters must grow for it.
+        """
         start_s = changed.start_at_s if changed.start_at_s > self._clock() else None
         request = Request(changed.id, changed.version, flows, start_s, until_s(changed.end_at_s))
-        admitted = self._state.admit(request)
+        live = None if others is None else self._store.live.with_others(changed.id, others)
+        admitted = self._state.admit(request, live)
         changed = replace(changed, placements=admitted.placements)
         if changed.state is State.DEGRADED:
             changed = changed.with_state(State.ACTIVE)

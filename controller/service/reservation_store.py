@@ -6,7 +6,7 @@ Changed by one thread at a time, under the lock of ServiceState; reading needs n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -60,6 +60,8 @@ class _Draining:
     flows: Mapping[FlowKey, CarriedFlow] = field(default_factory=dict)
     reservation: Reservation | None = None
     drained_s: float | None = None
+    has_grown: bool = False
+    """Whether meters have grown because of these flows."""
 
     def added_to(self, live: LiveReservations) -> LiveReservations:
         """The live reservations with these flows."""
@@ -161,17 +163,21 @@ class ReservationStore:
         self.live = admitted.others.with_reservation(reservation)
 
     @contextmanager
-    def undone_if_refused(self) -> Iterator[None]:
-        """Undo the changes of a block, in which nothing is purged, if it ends with a refusal: exactly.
+    def undone_if_refused(self) -> Iterator[Callable[[], None]]:
+        """Undo the changes of a block, in which nothing is purged, if it ends with a refusal or calls this: exactly.
 
         After the opposite changes instead, the analysis would leave bounds of others somewhat higher than before.
         """
         calendar, live, draining = self.calendar, self.live, self._draining.copy()
+
+        def undo() -> None:
+            self.calendar, self.live, self._draining = calendar, live, draining.copy()
+
         self._is_tentative = True
         try:
-            yield
+            yield undo
         except Refused:
-            self.calendar, self.live, self._draining = calendar, live, draining
+            undo()
             raise
         finally:
             self._is_tentative = False
@@ -277,8 +283,23 @@ class ReservationStore:
         flows = flows_beyond(before, after, draining_id, new_meters if old_meters is None else old_meters, new_meters)
         if flows:
             self._draining[draining_id] = draining = _Draining(inf, list(flows), flows)
-            self.live = draining.added_to(self.live)
+            earlier, self.live = self.live, draining.added_to(self.live)
+            draining.has_grown = self.live.has_more_room_than(earlier)
         return draining_id
+
+    def others_as_grown(self, after: Reservation, draining_id: str) -> LiveReservations | None:
+        """All others, with the meters that have grown because of what `before` may have sent (`begin_drain`).
+
+        None if no meter has, or if the changed reservation keeps its limits beside these meters, which stay.
+        """
+        draining = self._draining.get(draining_id)
+        if draining is None or not draining.has_grown:
+            return None
+        live = self.live.without_draining(draining.keys)
+        bounds = live.current_bounds(after)
+        if any(exceeds_limits(placement, bounds[placement.flow.name]) for placement in after.carried_placements):
+            return live.without(after.id)
+        return None
 
     def end_drain(self, draining_id: str) -> None:
         """No switch sends packets of these flows any more."""

@@ -95,12 +95,12 @@ class ServiceState:
         now_s, down = self.clock(), self.switches.links.down
         return decide_with_offer(self.network, calendar, live, request, now_s, down, self.calibration)
 
-    def admit(self, request: Request) -> Admitted:
+    def admit(self, request: Request, live: LiveReservations | None = None) -> Admitted:
         """The admission decision on a request, which must not be a rejection. Under the lock.
 
-        Raises: Refused or UnknownHost if it is rejected.
+        `live`: other live reservations than the current ones. Raises: Refused or UnknownHost if it is rejected.
         """
-        decision = self.decide(request)
+        decision = self.decide(request, live=live)
         if isinstance(decision, Rejected):
             raise decision.error
         failpoint(FailPoint.DECIDED)

@@ -17,6 +17,7 @@ from controller.storage.ledger import Ledger
 from tests.unit.controller.simulated_switches import running_service
 
 SOURCES = ("edge1", "edge2", "load1")
+DESTINATIONS = ("cloud", "cloud", "edge1")
 NOISE = 1 + 1e-6
 
 Told = tuple[float, float]
@@ -31,8 +32,15 @@ def requirements(draw: st.DrawFn) -> Requirement:
     return Requirement(rate_bps, burst_bytes, max_latency_us=latency_us, bound_slack=slack)
 
 
-Choice = tuple[str, Requirement]
-choices = st.lists(st.tuples(st.sampled_from(SOURCES), requirements()), min_size=1, max_size=2)
+Choice = tuple[str, str, str, Requirement]
+choices = st.lists(
+    st.tuples(
+        st.sampled_from(["f0", "f1", "f2"]), st.sampled_from(SOURCES), st.sampled_from(DESTINATIONS), requirements()
+    ).filter(lambda choice: choice[1] != choice[2]),
+    min_size=1,
+    max_size=2,
+    unique_by=lambda choice: choice[0],
+)
 
 
 def told_by(reservation: Reservation) -> dict[str, Told]:
@@ -68,8 +76,8 @@ class Neighbours(RuleBasedStateMachine):
     def flows(self, chosen: list[Choice]) -> tuple[Flow, ...]:
         self.ports += len(chosen)
         return tuple(
-            Flow(f"f{number}", source, "cloud", Match("udp", self.ports + number, 7800), requirement)
-            for number, (source, requirement) in enumerate(chosen)
+            Flow(name, source, destination, Match("udp", self.ports + number, 7800), requirement)
+            for number, (name, source, destination, requirement) in enumerate(chosen)
         )
 
     @rule(target=live, chosen=choices, tenant=st.sampled_from(["lab", "plant"]), hold=st.booleans())
