@@ -34,7 +34,7 @@ class Inflow:
     streams: int
 
     def with_streams(
-        self, sign: int, rate_bps: float, streams: Iterable[Stream], hop: int, jitter_us: float, upstream: Sequence[str]
+        self, rate_bps: float, signed: Iterable[tuple[int, Stream]], hop: int, jitter_us: float, upstream: Sequence[str]
     ) -> Inflow:
         """Return the inflow with streams added (1) or removed (-1), of which this is server `hop`.
 
@@ -42,10 +42,10 @@ class Inflow:
         have gained this jitter apart from that of delays.
         """
         rates, burst_bits, count = self.upstream_bps, self.burst_bits, self.streams
-        if upstream:
+        if upstream and rate_bps:
             rates = rates.copy()
             _add(rates, upstream, rate_bps)
-        for stream in streams:
+        for sign, stream in signed:
             bits = stream.metered_bits if hop else None
             burst_bits += sign * ((stream.shaped_bits(0) if bits is None else bits) + stream.rate_bps * jitter_us / 1e6)
             count += sign
@@ -121,7 +121,7 @@ class ServerLoad(Generic[Key]):
         for hop, jitter_us in crossings:
             previous = stream.servers[hop - 1] if hop else ""
             upstream = stream.servers[stream.last_shaped(hop) : hop]
-            rest = inflows[previous].with_streams(-1, -stream.rate_bps, (stream,), hop, jitter_us, upstream)
+            rest = inflows[previous].with_streams(-stream.rate_bps, [(-1, stream)], hop, jitter_us, upstream)
             if rest.streams:
                 inflows[previous] = rest
             else:
@@ -185,42 +185,46 @@ class NetworkLoad(Generic[Key]):
         for name in touched:
             load = self.loads.get(name)
             next_load.loads[name] = ServerLoad() if load is None else load.copy()
-        for sign, streams in ((-1, removed), (1, added)):
-            for alike in _by_way(streams).values():
-                next_load._add_streams(sign, alike)
+        replaced = [key for key in removed if key in added and _way(removed[key]) == _way(added[key])]
+        ended, new = dict(removed), dict(added)
+        before, after = {key: ended.pop(key) for key in replaced}, {key: new.pop(key) for key in replaced}
+        for alike in _by_way(ended).values():
+            next_load._replace_streams(alike, {})
+        for alike in _by_way(before).values():
+            next_load._replace_streams(alike, {key: after[key] for key in alike})
+        for alike in _by_way(new).values():
+            next_load._replace_streams({}, alike)
         for name in touched if removed else ():
             if not next_load.loads[name].streams:
                 del next_load.loads[name]
         return next_load
 
-    def _add_streams(self, sign: int, streams: Sequence[tuple[Key, Stream]]) -> None:
-        """Add (1) or remove (-1) streams that cross the same servers and are shaped at the same of them."""
-        values = [stream for _, stream in streams]
-        servers, jitter_us = values[0].servers, 0.0
-        metered, is_regulated = values[0].last_metered(1), values[0].is_regulated
-        rate_bps = sign * sum([stream.rate_bps for stream in values])
-        intermittent = sign * sum([stream.activity is not ALWAYS and stream.activity != ALWAYS for stream in values])
+    def _replace_streams(self, removed: Mapping[Key, Stream], added: Mapping[Key, Stream]) -> None:
+        """Remove and add streams that all cross the same servers and are shaped at the same of them."""
+        signed = [*((-1, stream) for stream in removed.values()), *((1, stream) for stream in added.values())]
+        (servers, metered, is_regulated), jitter_us = _way(signed[0][1]), 0.0
+        rate_bps = sum([sign * stream.rate_bps for sign, stream in signed])
+        intermittent = sum([sign for sign, stream in signed if stream.activity is not ALWAYS != stream.activity])
+        gone = [key for key in removed if key not in added]
         previous = ""
         for hop, name in enumerate(servers):
             first, load = hop if is_regulated else min(hop, metered), self.loads[name]
             inflow = load.inflows.get(previous) or Inflow(
                 self.servers[previous].output_shaping if previous else None, 0.0, 0.0, {}, 0
             )
-            inflow = inflow.with_streams(sign, rate_bps, values, hop, jitter_us, servers[first:hop])
+            inflow = inflow.with_streams(rate_bps, signed, hop, jitter_us, servers[first:hop])
             if inflow.streams:
                 load.inflows[previous] = inflow
             else:
                 del load.inflows[previous]
-            if metered <= hop < len(servers) - 1:
+            if rate_bps and metered <= hop < len(servers) - 1:
                 _add(load.downstream_bps, servers[hop + 1 :], rate_bps)
-            held = load.streams
-            if sign > 0:
-                for key, stream in streams:
-                    held = held.set((key, hop), stream)
-            else:
-                for key, _ in streams:
-                    held = held.delete((key, hop))
-            load.streams = held
+            held = load.streams.mutate()
+            for key in gone:
+                del held[key, hop]
+            for key, stream in added.items():
+                held[key, hop] = stream
+            load.streams = held.finish()
             load.rate_bps += rate_bps
             load.intermittent += intermittent
             load.upstream_bps += rate_bps * (hop - first)
@@ -239,11 +243,19 @@ def _groups(inflows: Iterable[Inflow], spread_s: Rates) -> list[Group]:
     return groups
 
 
-def _by_way(streams: Mapping[Key, Stream]) -> dict[tuple[tuple[str, ...], int, bool], list[tuple[Key, Stream]]]:
-    """Return the streams by servers and where they are shaped, so that many on one path cost little more than one."""
-    groups: dict[tuple[tuple[str, ...], int, bool], list[tuple[Key, Stream]]] = {}
+Way = tuple[tuple[str, ...], int, bool]
+
+
+def _way(stream: Stream) -> Way:
+    """Return the servers that a stream crosses, and where it is shaped."""
+    return stream.servers, stream.last_metered(1), stream.is_regulated
+
+
+def _by_way(streams: Mapping[Key, Stream]) -> dict[Way, dict[Key, Stream]]:
+    """Return the streams by their ways, so that many on one cost little more than one."""
+    groups: dict[Way, dict[Key, Stream]] = {}
     for key, stream in streams.items():
-        groups.setdefault((stream.servers, stream.last_metered(1), stream.is_regulated), []).append((key, stream))
+        groups.setdefault(_way(stream), {})[key] = stream
     return groups
 
 
