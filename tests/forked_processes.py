@@ -25,15 +25,15 @@ PR_SET_CHILD_SUBREAPER = 36
 class ForkServer:
     """A fork server; it starts with the first process requested."""
 
-    def __init__(self, kind: str) -> None:
-        """`kind`: a key of PROGRAMS."""
-        self._kind = kind
+    def __init__(self, kind: str, **environment: str) -> None:
+        """`kind`: a key of PROGRAMS; `environment`: more variables of its processes."""
+        self._kind, self._environment = kind, environment
 
     @functools.cached_property
     def _process(self) -> subprocess.Popen[str]:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of the fork server become our children
         return subprocess.Popen([sys.executable, "-m", __name__, self._kind], text=True, bufsize=1, cwd=ROOT,
-                                env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE,
+                                env={**os.environ, "OMP_NUM_THREADS": "1", **self._environment}, stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE)
 
     def start(

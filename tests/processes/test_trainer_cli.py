@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tests.forked_processes import ForkServer
 from trainer.cli.group import paceline
 from trainer.cli.options import to_flags, to_settings
 from trainer.cli.overview import COMMANDS, overview, plugin_commands
@@ -27,11 +28,14 @@ COMMAND_LINES = [[name] for name in COMMANDS] + [[group, name] for group, names 
 HEAVY = {"torch", "numpy", "pydantic", "httpx", "rich", "networkx", "fastapi", "matplotlib", "scipy", "controller"}
 
 
-def paceline_process(*arguments: str, run_directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "trainer.cli.main", *arguments], capture_output=True, text=True, check=False,
-        env={"PACELINE_RUN_DIR": str(run_directory), "PATH": "/usr/bin:/bin"},
-    )
+NO_EMULATION = ForkServer("training", PACELINE_RUN_DIR="/proc/none")
+
+
+def errors_of(directory: Path, *arguments: str) -> tuple[int | None, str]:
+    """Exit code and standard error of a command, where no emulation runs."""
+    errors = directory / "errors"
+    code = NO_EMULATION.start(directory / "output", arguments, errors=errors).wait(240)
+    return code, errors.read_text()
 
 
 @pytest.mark.parametrize("command", COMMAND_LINES, ids=" ".join)
@@ -165,17 +169,17 @@ def test_listing_the_network_imports_nothing_heavy(tmp_path: Path) -> None:
 def test_an_error_is_one_sentence_with_an_exit_code(
     arguments: list[str], code: int, sentence: str, tmp_path: Path
 ) -> None:
-    done = paceline_process(*arguments, run_directory=tmp_path)
-    assert done.returncode == code
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
+    done, errors = errors_of(tmp_path, *arguments)
+    assert done == code
+    assert sentence in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("command", [["train", "--local", "--edges", "2"], ["cloud", "--edge", "edge1"]])
 def test_a_device_that_is_not_there_leaves_no_run_behind(command: list[str], tmp_path: Path) -> None:
-    done = paceline_process(*command, "--device", "cuda", "--runs-dir", str(tmp_path / "runs"), run_directory=tmp_path)
-    assert (done.returncode, "--device is cuda; PyTorch finds none here" in done.stderr) == (2, True)
+    code, errors = errors_of(tmp_path, *command, "--device", "cuda", "--runs-dir", str(tmp_path / "runs"))
+    assert (code, "--device is cuda; PyTorch finds none here" in errors) == (2, True)
     assert not (tmp_path / "runs").exists()
 
 

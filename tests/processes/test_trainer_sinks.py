@@ -41,12 +41,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     def answers() -> bool:
         assert process.poll() is None, (directory / "log").read_text()
         try:
-            return httpx.get(f"{url}/health", timeout=1).status_code == 200
+            return client.get("/health").status_code == 200
         except httpx.HTTPError:
             return False
 
     try:
-        wait_until(answers, timeout_s=120)
+        with httpx.Client(base_url=url, timeout=1) as client:  # httpx.get would read the certificates at every call
+            wait_until(answers)
         yield url
     finally:
         os.killpg(process.pid, 15)
