@@ -12,6 +12,7 @@ from controller.dataplane.southbound import FlowCounter, MeterCounter, PortCount
 from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.errors import SwitchRefused
 from controller.openflow.capability_messages import MALFORMED, QUESTIONS, decode_capabilities
+from controller.openflow.connection import corked
 from controller.openflow.decoder import (
     decode_flow_stats,
     decode_group_desc,
@@ -63,10 +64,11 @@ def read_counters(
     def request(message: Any, decode: Decode) -> StatsRequest:
         return StatsRequest(pending, datapath, [(message, decode)], timeout_s)
 
-    flows = request(_flow_request(datapath, *cookie), decode_flow_stats)
-    meter_requests = [
-        request(meter_request(datapath, 0, meter.meter_id), partial(decode_meter_stats, meter)) for meter in meters
-    ]
+    with corked():
+        flows = request(_flow_request(datapath, *cookie), decode_flow_stats)
+        meter_requests = [
+            request(meter_request(datapath, 0, meter.meter_id), partial(decode_meter_stats, meter)) for meter in meters
+        ]
     meter_counters: list[MeterCounter] = []
     flow_counters: list[FlowCounter] = flows.replies()[0]
     for sent in meter_requests:

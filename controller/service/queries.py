@@ -15,6 +15,7 @@ from controller.admission.admission import Admitted, Rejected
 from controller.admission.counter_offer import attach_offer
 from controller.booking.calendar import Calendar
 from controller.clock import ClockStep
+from controller.dataplane.southbound import MeterCounter
 from controller.dataplane.switch_capabilities import SwitchCapabilities
 from controller.dataplane.switch_check import Check, Place, check_switch, switch_named
 from controller.domain.events import SwitchReport
@@ -119,6 +120,10 @@ class Queries:
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """The counters of a reservation by switch, and the switches that could not be read."""
         return self._switches.counters.of_reservation(reservation) if reservation.state in INSTALLED else ([], [])
+
+    def meters(self, reservation: Reservation) -> dict[str, list[MeterCounter]]:
+        """The counters of a reservation's meters by switch, without those that could not be read."""
+        return self._switches.counters.meters(reservation) if reservation.state in INSTALLED else {}
 
     def link_counters(self) -> LinkCounters:
         """What every link has carried, read from all switches."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 
 from controller.dataplane.entries import COOKIE_RESERVATION_MASK, MeterEntry, cookie_of
@@ -68,14 +69,11 @@ class CounterReader:
 
     def of_reservation(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """The reservation's counters on each of its switches, and the switches that could not be read."""
-        meters: dict[str, list[MeterEntry]] = {}
-        bursts = self._meter_bursts(reservation.id)
-        for placement in reservation.carried_placements:
-            for name in placement.switches:
-                meters.setdefault(name, [])
-            meters[placement.switches[0]].append(reservation_meter(placement, bursts.get(placement.flow.name)))
-        cookie = cookie_of(reservation.number, 0)
-        requests = [self._request(name, cookie, COOKIE_RESERVATION_MASK, entries) for name, entries in meters.items()]
+        switches = dict.fromkeys(name for placement in reservation.carried_placements for name in placement.switches)
+        meters, cookie = self._meters_of(reservation), cookie_of(reservation.number, 0)
+        requests = [
+            self._request(name, cookie, COOKIE_RESERVATION_MASK, meters.get(name, ())) for name in switches
+        ]
         counted = {fragment_entry(self._network, placement) for placement in reservation.carried_placements}
         self.fragments({switch for switch, _ in counted})
         read, unavailable = [], []
@@ -83,10 +81,32 @@ class CounterReader:
             fragments = [self._fragments.total(name, entry.key) for name, entry in counted if name == request.switch]
             try:
                 flows, counters = self._datapath_ids.result(request.reply)
-                read.append(SwitchCounters(request.switch, flows, self._meters(request, counters), fragments))
+                read.append(SwitchCounters(request.switch, flows, self._totals_of(request, counters), fragments))
             except SwitchError:
                 unavailable.append(request.switch)
         return read, unavailable
+
+    def meters(self, reservation: Reservation) -> dict[str, list[MeterCounter]]:
+        """The totals of the reservation's meters by switch, of the switches that can be read."""
+        requests = [
+            self._request(name, FRAGMENT_COOKIE, WHOLE_COOKIE, entries)
+            for name, entries in self._meters_of(reservation).items()
+        ]
+        read = {}
+        for request in requests:
+            with suppress(SwitchError):
+                _, counters = self._datapath_ids.result(request.reply)
+                read[request.switch] = self._totals_of(request, counters)
+        return read
+
+    def _meters_of(self, reservation: Reservation) -> dict[str, list[MeterEntry]]:
+        """The meters of the reservation by switch: each flow has one, on its first switch."""
+        meters: dict[str, list[MeterEntry]] = {}
+        bursts = self._meter_bursts(reservation.id)
+        for placement in reservation.carried_placements:
+            meter = reservation_meter(placement, bursts.get(placement.flow.name))
+            meters.setdefault(placement.switches[0], []).append(meter)
+        return meters
 
     def fragments(self, names: Iterable[str]) -> list[FragmentCount]:
         """All fragments counted at these switches; as of the last reading at switches that cannot be read."""
@@ -100,7 +120,7 @@ class CounterReader:
             counts += self._fragments.totals_at(request.switch)
         return counts
 
-    def _meters(self, request: _Request, counters: Sequence[MeterCounter]) -> list[MeterCounter]:
+    def _totals_of(self, request: _Request, counters: Sequence[MeterCounter]) -> list[MeterCounter]:
         """The totals of these meters; those that were changed while they were read are read again."""
         totals: list[MeterCounter] = []
         for reading in range(READINGS):

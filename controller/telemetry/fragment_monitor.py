@@ -27,7 +27,7 @@ class FragmentMonitor:
 
     def poll(self) -> None:
         """Read the entries of all switches at which a reservation begins."""
-        installed = [found for found in self._service.reservations() if found.state in INSTALLED]
+        installed = [found for found in self._service.published() if found.state in INSTALLED]
         switches = {placement.switches[0] for found in installed for placement in found.carried_placements}
         counts = self._service.fragments(sorted(switches))
         new = {

@@ -70,10 +70,9 @@ class MeterMonitor(threading.Thread):
             self._read(installed[reservation_id])
 
     def _read(self, reservation: Reservation) -> None:
-        counters, _ = self._service.counters(reservation)
-        for switch in counters:
-            for meter in switch.meters:
-                self._tell(reservation, switch.switch, meter.entry.meter_id, meter.dropped_packets)
+        for switch, meters in self._service.meters(reservation).items():
+            for meter in meters:
+                self._tell(reservation, switch, meter.entry.meter_id, meter.dropped_packets)
 
     def _tell(self, reservation: Reservation, switch: str, meter_id: int, dropped_packets: int) -> None:
         """Report what a meter has dropped since it was told last."""

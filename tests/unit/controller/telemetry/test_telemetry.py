@@ -262,11 +262,16 @@ def test_installs_and_repairs_are_counted(metrics: Metrics) -> None:
 
 
 class DroppingSwitches(ConfirmingSwitches):
-    """Switches whose meters have dropped `dropped` packets."""
+    """Switches whose meters have dropped `dropped` packets; `read`: those that were asked."""
 
     dropped = 0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[int] = set()
+
     def read_counters(self, datapath_id: int, cookie: int, cookie_mask: int, meters: Any, timeout_s: float) -> Any:
+        self.read.add(datapath_id)
         future: Future[Any] = Future()
         future.set_result(([], [MeterCounter(meter, 100, 100_000, self.dropped, 0) for meter in meters]))
         return future
@@ -288,6 +293,7 @@ def test_packets_dropped_by_meters_are_counted_once_and_published() -> None:
             monitor.poll()
             counted.append(values(metrics).get('paceline_meter_dropped_packets_total{switch="s1"}', 0.0))
         assert counted == [0, 5, 5, 7, 9]
+        assert switches.read == {1}, "the meter of a flow is on its first switch"
         events = asyncio.run(read(stream, 3, "0-0"))
         assert [kind for _, kind, _ in events] == ["missed", "violation", "violation"]
         assert '"cause": "sent_too_much"' in events[1][2]
