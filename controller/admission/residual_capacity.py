@@ -69,7 +69,7 @@ class ResidualCapacity:
         own: tuple[Booking, ...] = (*self._allocated.get(link, ()), *more)
         own_bps = 0
         for booking in own:
-            if not booking.is_unconditional:
+            if booking.window is not None or booking.failures:
                 break
             own_bps += booking.rate_bps
         else:  # plain bookings last as long as the request, so they add to the peak of the others

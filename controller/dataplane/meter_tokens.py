@@ -48,7 +48,12 @@ class MeterCounts(NamedTuple):
 
     def plus(self, other: MeterCounts, sign: int = 1) -> MeterCounts:
         """The sum, or with sign -1 the difference, of both."""
-        return MeterCounts(*(mine + sign * theirs for mine, theirs in zip(self, other, strict=True)))
+        return MeterCounts(
+            self.packets + sign * other.packets,
+            self.bytes + sign * other.bytes,
+            self.dropped_packets + sign * other.dropped_packets,
+            self.dropped_bytes + sign * other.dropped_bytes,
+        )
 
 
 NO_COUNTS = MeterCounts()

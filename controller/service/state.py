@@ -80,7 +80,8 @@ class ServiceState:
         Under the lock; see SwitchManager.
         """
         live = self.store.live
-        self.store.live = live.with_meters_intended()
+        if live.grown:
+            self.store.live = live.with_meters_intended()
         bursts = {name: live.meter_bursts(name) for name in (*changed, *live.grown)}
         return self.switches.set_intended(changed, {name: meters for name, meters in bursts.items() if meters})
 

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import lt
 
 from controller.dataplane.meter_tokens import NO_COUNTS, MeterCounts
 from controller.domain.reservation import Reservation
@@ -51,7 +52,7 @@ class _Account:
 
     def see(self, counts: MeterCounts) -> None:
         """Take over counters that the switch tells; fallen ones were reset."""
-        if any(now < before for now, before in zip(counts, self.last, strict=True)):
+        if any(map(lt, counts, self.last)):
             self.offset = self.offset.plus(self.last)
         self.last = counts
 

@@ -86,7 +86,8 @@ class SwitchStateTracker:
                     self._reservations[name] = reservation
                     if windows := windows_of(reservation.carried_placements):
                         self._windows[name] = windows
-            return merge_keys(keys, self._recompute(changed))
+            recomputed = self._recompute(changed)
+            return merge_keys(keys, recomputed) if keys else recomputed
 
     def meter_bursts(self, reservation_id: str) -> Mapping[str, int]:
         """Return the bursts of the meters of a reservation that should be installed, by flow; empty if none is."""

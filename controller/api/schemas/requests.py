@@ -93,8 +93,8 @@ Flows = Annotated[list[FlowBody], Field(min_length=1, max_length=256)]
 
 def _check_flows(flows: Sequence[FlowBody]) -> None:
     mistakes = []
-    names = Counter(flow.name for flow in flows)
-    tuples = Counter(flow.five_tuple for flow in flows)
+    names = Counter([flow.name for flow in flows])
+    tuples = Counter([flow.five_tuple for flow in flows])
     with_ranges = [flow for flow in flows if not flow.match.is_exact]
     for number, flow in enumerate(flows):
         if names[flow.name] > 1:
@@ -156,10 +156,9 @@ class ReservationRequest(StrictBody):
         """
         start_s = None if self.start_at is None else self.start_at.timestamp()
         end_s = None if self.end_at is None else self.end_at.timestamp()
-        calendar_end = datetime.fromtimestamp(now_s + HORIZON_S, UTC)
         mistakes = [
             {"place": f"body.{place}", "message": f"it is {at.isoformat()}; the calendar ends at "
-             f"{calendar_end:%Y-%m-%dT%H:%M:%SZ}"}
+             f"{datetime.fromtimestamp(now_s + HORIZON_S, UTC):%Y-%m-%dT%H:%M:%SZ}"}
             for place, at in (("start_at", self.start_at), ("end_at", self.end_at))
             if at is not None and at.timestamp() > now_s + HORIZON_S
         ]
