@@ -1,4 +1,4 @@
-"""A user's `torch.autograd.Function` in a graph of torch.fx: one operation, with its own backward pass."""
+"""What torch.fx would lose of a user's forward pass: the backward pass of a function, and where gradients end."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def autograd_functions_stay_whole() -> Iterator[None]:
         yield
     finally:
         torch.autograd.Function.apply = original  # type: ignore[method-assign]
+
+
+def without_gradient(value: Any) -> Any:
+    """Return tensors, alone or in containers, as constants; other values as they are."""
+    return _pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
 
 
 def _named(cls: type[torch.autograd.Function]) -> Callable[..., Any]:

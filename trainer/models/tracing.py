@@ -12,13 +12,11 @@ import io
 import logging
 import math
 import operator
-import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree
@@ -26,7 +24,8 @@ from torch.utils import _pytree
 from trainer.errors import UsageError
 from trainer.models.boundary import PROBES
 from trainer.models.lora import Adapted
-from trainer.models.traced_functions import autograd_functions_stay_whole
+from trainer.models.trace_guards import drawing_nothing, unchanged
+from trainer.models.traced_functions import autograd_functions_stay_whole, without_gradient
 from trainer.plugins import describe_error
 
 _OWN = "own"
@@ -136,6 +135,31 @@ class _Tracer(fx.Tracer):
     def __init__(self, own: nn.Module) -> None:
         super().__init__(autowrap_modules=(math, torch.nn.utils.rnn))  # type: ignore[arg-type]
         self._own = own
+        self._constants = set[fx.Node]()
+        """What was made without gradients."""
+
+    def create_proxy(
+        self, kind: str, target: fx.node.Target, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **named: Any
+    ) -> fx.Proxy:
+        """Make a node; of what is computed in `torch.no_grad` the inputs are constants, which torch.fx does not know.
+        """
+        if torch.is_grad_enabled() or kind in ("placeholder", "get_attr", "output"):
+            return super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        args, kwargs = fx.node.map_aggregate((args, kwargs), self._constant)
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        if kind == "call_module":  # its parameters are no inputs of it
+            return self._constant_proxy(proxy)
+        self._constants.add(proxy.node)
+        return proxy
+
+    def _constant(self, value: Any) -> Any:
+        is_variable = isinstance(value, fx.Proxy) and value.node not in self._constants
+        return self._constant_proxy(value) if is_variable else value
+
+    def _constant_proxy(self, value: fx.Proxy) -> fx.Proxy:
+        proxy = super().create_proxy("call_function", without_gradient, (value,), {})
+        self._constants.add(proxy.node)
+        return proxy
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module is one node: those of torch.nn and adapted ones, unless it is the user's whole model.
@@ -148,7 +172,7 @@ class _Tracer(fx.Tracer):
         """Trace into a module, or make it one node."""
         before = len(self.graph.nodes)
         try:
-            with _unchanged(m), _drawing_nothing():
+            with unchanged(m), drawing_nothing():
                 return super().call_module(m, forward, args, kwargs)
         except Exception:
             if m is self._own:
@@ -158,72 +182,13 @@ class _Tracer(fx.Tracer):
             return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
 
-class _StateChangedError(Exception):
-    """A forward pass assigns a buffer or a number of its module, which a graph would not repeat."""
-
-
-class _RandomNumbersError(Exception):
-    """A forward pass draws random numbers that do not depend on its input: a graph would keep those of the trace."""
-
-
-@contextlib.contextmanager
-def _drawing_nothing() -> Iterator[None]:
-    """Have tracing draw no random numbers; the generators stay as they are.
-
-    Raises: _RandomNumbersError.
-    """
-    ours, pythons, numpys = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        same = (torch.equal(torch.get_rng_state(), ours) and random.getstate() == pythons
-                and repr(np.random.get_state()) == repr(numpys))
-        torch.set_rng_state(ours)
-        random.setstate(pythons)
-        np.random.set_state(numpys)
-    if not same:
-        raise _RandomNumbersError("its forward pass draws random numbers that do not depend on its input")
-
-
-@contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore the attributes and buffers that tracing replaces.
-
-    Raises: _StateChangedError if one of them is a buffer or a number.
-    """
-    before = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
-    changed = ""
-    try:
-        yield
-    finally:
-        for module, attributes, buffers in before:
-            changed = changed or _changed(module, attributes, buffers)
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-    if changed:
-        raise _StateChangedError(f"its forward pass assigns self.{changed}")
-
-
-def _changed(module: nn.Module, attributes: dict[str, Any], buffers: dict[str, Any]) -> str:
-    """Return the name of a buffer or number that was assigned; empty if there is none."""
-    for name, value in module._buffers.items():
-        if buffers.get(name) is not value:
-            return name
-    for name, value in attributes.items():
-        if isinstance(value, int | float | str) and module.__dict__.get(name) is not value:
-            return name
-    return ""
-
-
 def _trace_with_fx(model: nn.Module, name: str) -> TracedModel:
     root = _OneInput(model)
     graphs, modes = [], {}
     for training in (True, False):
         root.train(training)
         modes[training] = _other_modes(model, training)
-        with _unchanged(model), _drawing_nothing(), autograd_functions_stay_whole():
+        with unchanged(model), drawing_nothing(), autograd_functions_stay_whole():
             graph = _Tracer(model).trace(root)
         graphs.append(_mode_graph(graph, name))
     return _traced(root, graphs, modes)
@@ -237,7 +202,7 @@ def _trace_with_export(model: nn.Module, name: str, batch: Callable[[int], Tenso
     for training in (True, False):
         root.train(training)
         modes[training] = _other_modes(model, training)
-        with _drawing_nothing():
+        with drawing_nothing():
             program = torch.export.export(root, (batch(PROBES[0]),), dynamic_shapes=({0: samples},), strict=False)
         modules.append(program.module(check_guards=False))
     holder = nn.Module()

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
-from tests.unit.trainer.models import unusual
+from tests.unit.trainer.models import unusual, without_gradients
 from tests.unit.trainer.models.encoders import Encoder
 from trainer.errors import ModelFailedError, TrainerError, UsageError, UserCodeError
 from trainer.models.averaging import average
@@ -524,6 +524,10 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, int]
     "tied": (unusual.Tied, (12,), (0, 89)),
     "unpooling": (unusual.Unpooled, (3, 8, 8), None),
     "expanded buffer": (unusual.Expanded, (8,), None),
+    "moving mean": (without_gradients.Centred, (8,), None),
+    "moving codes": (without_gradients.Quantized, (8,), None),
+    "constant norm": (without_gradients.Scaled, (8,), None),
+    "part without gradients": (without_gradients.FrozenPart, (8,), None),
     "tokens": (lambda: nn.Sequential(Tokens(), linear(96, 8), nn.ReLU(), linear(8, 3)), (12,), (0, 89)),
 }
 
