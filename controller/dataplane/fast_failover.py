@@ -27,9 +27,9 @@ from itertools import permutations
 
 from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import IN_PORT, PORT_PAIR_GROUPS, Bucket, GroupEntry
-from controller.dataplane.flow_label import FlowEntryFactory, PlacedEntries, hops
+from controller.dataplane.flow_label import FlowEntryFactory, PlacedEntries, flow_label, hops
 from controller.domain.network import DirectedLink, Network
-from controller.domain.path import spans_of
+from controller.domain.path import Path, spans_of
 from controller.domain.reservation import Placement
 from controller.domain.route import is_cut
 
@@ -55,18 +55,34 @@ def is_broken(path: tuple[str, ...], down: frozenset[str]) -> bool:
     return bool(down) and (is_cut(path, down) or is_cut(path[::-1], down))
 
 
-@bounded_cache(4 * MIB, entry_bytes=4096)
-def forwarding_entries(network: Network, placement: Placement, cookie: int, on_backup: bool) -> PlacedEntries:
+def forwarding_entries(
+    network: Network, placement: Placement, cookie: int, on_backup: bool = False
+) -> PlacedEntries:
     """The table 1 entries of a flow, from the last switch back to the first.
 
     `on_backup`: the first switch sends to the backup path at once; the rest of the working path stays.
 
     Raises: ValueError if the two paths share a link, where packets could loop (a bug in admission).
     """
+    if is_protected(placement):
+        return _protected_entries(network, placement, cookie, on_backup)
+    label, destination = flow_label(network, placement), placement.flow.destination
+    return _unprotected_entries(network, placement.path, label, destination, cookie)
+
+
+@bounded_cache(4 * MIB, entry_bytes=4096)
+def _unprotected_entries(
+    network: Network, path: Path, label: str, destination: str, cookie: int
+) -> PlacedEntries:
+    """The entries along one path: the same as long as the flow keeps its label, whatever its rate and its bounds."""
+    factory = FlowEntryFactory(network, label, destination, cookie)
+    return tuple([factory.forward(ingress, egress) for ingress, egress in reversed(hops(network, path))])
+
+
+@bounded_cache(4 * MIB, entry_bytes=4096)
+def _protected_entries(network: Network, placement: Placement, cookie: int, on_backup: bool) -> PlacedEntries:
     working = hops(network, placement.path)
-    factory = FlowEntryFactory(network, placement, cookie)
-    if not is_protected(placement):
-        return tuple([factory.forward(ingress, egress) for ingress, egress in reversed(working)])
+    factory = FlowEntryFactory(network, flow_label(network, placement), placement.flow.destination, cookie)
     backup = hops(network, placement.backup_path or ())
     require_disjoint(placement)
     if placement.is_seamless:

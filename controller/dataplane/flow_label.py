@@ -43,12 +43,13 @@ def hops(network: Network, path: tuple[str, ...]) -> tuple[tuple[DirectedLink, D
 class FlowEntryFactory:
     """Makes the flow entries of one reserved flow."""
 
-    def __init__(self, network: Network, placement: Placement, cookie: int) -> None:
+    def __init__(self, network: Network, label: str, destination: str, cookie: int) -> None:
+        """`label`: see `flow_label`. `destination`: the host to which the flow is sent."""
         self.network = network
         self.cookie = cookie
-        self.label = flow_label(network, placement)
-        self.host = placement.flow.destination
-        self.host_mac = network.nodes[self.host].mac or ""
+        self.label = label
+        self.host = destination
+        self.host_mac = network.nodes[destination].mac or ""
 
     def entry(
         self, switch: str, in_port: int, actions: tuple[Action, ...], table: int = 1, dscp: int | None = RESERVED_DSCP

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import VLAN, Action, FlowEntry, GroupEntry
 from controller.dataplane.fast_failover import is_protected, require_disjoint
-from controller.dataplane.flow_label import LATE_DSCP, RESERVED_DSCP, FlowEntryFactory, PlacedEntries, hops
+from controller.dataplane.flow_label import LATE_DSCP, RESERVED_DSCP, FlowEntryFactory, PlacedEntries, flow_label, hops
 from controller.dataplane.lightpath_entries import (
     LIGHTPATH_EXIT_TABLE,
     LightpathUse,
@@ -91,7 +91,7 @@ def groomed_forwarding_entries(network: Network, placement: Placement, cookie: i
 
     Raises: ValueError if the two paths share a link, where packets could loop (a bug in admission).
     """
-    factory = FlowEntryFactory(network, placement, cookie)
+    factory = FlowEntryFactory(network, flow_label(network, placement), placement.flow.destination, cookie)
     ingress, egress = hops(network, placement.path)[0]
     if is_protected(placement):
         require_disjoint(placement)

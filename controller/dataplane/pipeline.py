@@ -229,29 +229,35 @@ def arp_meter_kbps(network: Network) -> int:
     return min(max(share_kbps, ARP_METER_MIN_KBPS), ARP_METER_MAX_KBPS)
 
 
-@bounded_cache(4 * MIB, entry_bytes=2048)
 def classifiers(
     network: Network, placement: Placement, cookie: int, late: bool
 ) -> tuple[tuple[str, FlowEntry], ...]:
-    """The entries that admit a reserved flow at its first switch; `late`: outside its window.
-
-    One entry where each port is one or any; a range of ports takes several, with masks. All have the flow's one meter.
-    """
-    flow = placement.flow
-    source, destination = network.nodes[flow.source], network.nodes[flow.destination]
-    addresses: dict[str, MatchValue] = {
-        "in_port": hops(network, placement.path)[0][0].destination_port,
-        "eth_type": IPV4,
-        "ip_proto": PROTOCOL_NUMBERS[flow.match.protocol],
-        "ipv4_src": source.ip or "",
-        "ipv4_dst": destination.ip or "",
-    }
+    """The entries that admit a reserved flow at its first switch; `late`: outside its window."""
     mark: tuple[Action, ...] = (("set_ip_dscp", RESERVED_DSCP), ("set_eth_dst", flow_label(network, placement)))
     if late:  # on an optical network late packets use the lightpath too
         mark = (("set_ip_dscp", LATE_DSCP), *(mark[1:] if network.grid else ()))
-    switch, meter_id = placement.switches[0], placement.meter_id
-    matches = (match_of(addresses | ports) for ports in _port_fields(flow.match))
-    return tuple((switch, FlowEntry(0, 300, match, cookie, meter_id, mark, goto=1)) for match in matches)
+    flow, (ingress, _) = placement.flow, hops(network, placement.path)[0]
+    hosts, meter_id = (flow.source, flow.destination), placement.meter_id
+    entries = _classifiers(network, ingress.destination_port, hosts, flow.match, cookie, meter_id, mark)
+    return tuple([(ingress.destination, entry) for entry in entries])
+
+
+@bounded_cache(4 * MIB, entry_bytes=2048)
+def _classifiers(
+    network: Network, in_port: int, hosts: tuple[str, str], ports: Match, cookie: int, meter_id: int,
+    mark: tuple[Action, ...],
+) -> tuple[FlowEntry, ...]:  # fmt: skip
+    """One entry where each port is one or any; a range of ports takes several, with masks. All have the one meter."""
+    source, destination = (network.nodes[name] for name in hosts)
+    addresses: dict[str, MatchValue] = {
+        "in_port": in_port,
+        "eth_type": IPV4,
+        "ip_proto": PROTOCOL_NUMBERS[ports.protocol],
+        "ipv4_src": source.ip or "",
+        "ipv4_dst": destination.ip or "",
+    }
+    matches = (match_of(addresses | fields) for fields in _port_fields(ports))
+    return tuple([FlowEntry(0, 300, match, cookie, meter_id, mark, goto=1) for match in matches])
 
 
 def _port_fields(match: Match) -> Iterator[dict[str, MatchValue]]:

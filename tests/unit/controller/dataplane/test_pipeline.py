@@ -236,6 +236,13 @@ def changed(rate_bps: int) -> Reservation:
     return replace(reservation(), placements=(placement,))
 
 
+def test_flow_entries_follow_the_version_of_a_flow_and_not_its_rate() -> None:
+    def entries(installed: Reservation) -> list[FlowEntry]:
+        return [entry for state in intended_states(METRO, [installed]).values() for entry in state.flows.values()]
+
+    assert entries(changed(20_000_000)) == entries(reservation()) != entries(reservation(version=2))
+
+
 def test_a_reservations_meter_rises_after_best_effort_has_fallen() -> None:
     best_effort = ["modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002"]
     assert steps([reservation()], [changed(20_000_000)]) == [
