@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from trainer.config.fine_tuning import FineTuning, Lora
 from trainer.data.standardization import Standardization
 from trainer.data.wordpiece import WordPiece
+from trainer.errors import UsageError
 from trainer.models.building import user_module
-from trainer.models.lora import adapters
+from trainer.models.lora import tune
 from trainer.models.minilm import build_minilm
-from trainer.records import trained_model
+from trainer.records import peft_adapter, trained_model
 from trainer.records.trained_model import ModelMetadata, load_model
 from trainer.wheel_files import MINILM_PACKAGE, MINILM_VERSION, package_file
 
@@ -87,15 +88,19 @@ def run_script(text: str, directory: Path, *arguments: str) -> dict[str, Tensor]
     return load_file(directory / "outputs.safetensors")
 
 
-@pytest.mark.parametrize("targets", [(), ("image", "head")], ids=["all", "chosen"])
+@pytest.mark.parametrize(("targets", "old", "new", "adapted"), [
+    ((), "", "", 3), (("image", "head"), "", "", 2), ((), "padding=1, stride=2", "padding=2, stride=2, dilation=2", 2),
+    ((), "stride=2", "stride=2, padding_mode='reflect'", 2), ((), "self.mix", "self.subhead", 2),
+    (("image",), "self.mix", "self.subhead", 1),
+], ids=["all", "chosen", "dilation", "padding mode", "end of a name", "end of a frozen one's name"])
 def test_peft_loads_exported_adapters_and_gives_the_same_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: tuple[str, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: tuple[str, ...], old: str, new: str, adapted: int
 ) -> None:
     torch.manual_seed(1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    Path("mine.py").write_text(MODEL)
+    Path("mine.py").write_text(MODEL.replace(old, new) if old else MODEL)
     import mine  # type: ignore[import-not-found]
 
     torch.save(mine.Mine().state_dict(), "pretrained.pt")
@@ -111,9 +116,24 @@ def test_peft_loads_exported_adapters_and_gives_the_same_answers(
     inputs = torch.randn(5, *SHAPE)
     save_file({"inputs": inputs}, "inputs.safetensors")
     outputs = run_script(SCRIPT, tmp_path)
-    assert len(adapters(trained)) == (3 if not targets else 2)
+    exported = load_file("adapter/adapter_model.safetensors")
+    assert sum(name.endswith("lora_A.weight") for name in exported) == adapted
     torch.testing.assert_close(outputs["adapted"], load_model(tmp_path)(inputs).detach(), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(outputs["pretrained"], outputs["adapted"], rtol=0.1)
+
+
+@pytest.mark.parametrize("model", [
+    nn.Sequential(nn.Conv1d(2, 4, 3, dilation=2), nn.Flatten(), nn.Linear(16, 3)),
+    nn.ModuleDict({"subhead": nn.Sequential(nn.Linear(4, 4)), "head": nn.Linear(4, 3)}),
+], ids=["no other adapter", "around an adapter"])
+def test_adapters_that_peft_would_apply_in_another_way_are_refused(tmp_path: Path, model: nn.Module) -> None:
+    tuning = FineTuning(lora=Lora(2))
+    tune(model, tuning, "mine")
+    metadata = ModelMetadata(model="mine:model", sample_shape=(2, 8), classes=3, seed=1, whole_numbers=False,
+                             standardization=Standardization("none", (), (), (), "a test"), tuning=tuning)
+    with pytest.raises(UsageError, match=r"PEFT cannot apply the model's adapters as they were trained. Name a file"):
+        peft_adapter.write(model, metadata, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_minilm_computes_what_transformers_does(tmp_path: Path) -> None:
