@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from controller.domain.frozen import frozen
 from controller.optical.candidate_routes import CandidateRoute
+from controller.optical.conflict_counter import ConflictCounter
 from controller.optical.spectrum import Assignment, Spectrum, starts_within_bands
 from controller.optical.spectrum_grid import SpectrumGrid
 
@@ -42,25 +43,26 @@ class Move:
 
 
 class LitSpectrum(Spectrum):
-    """The free slots of every link, and the lightpaths that occupy others. `available`: the slots that a lightpath may
-    ever occupy, by link; `channel_slots`: a lightpath begins at a multiple of so many; `upper_band`: the first slot of
-    another band, which no lightpath crosses.
+    """The free slots of every link, and the lightpaths that occupy others.
+
+    `available`: the slots that a lightpath may ever occupy, by link; `movable`: those of them that no pinned lightpath
+    occupies; `channel_slots`: a lightpath begins at a multiple of so many; `upper_band`: the first slot of another
+    band, which no lightpath crosses.
     """
 
     def __init__(
         self, grid: SpectrumGrid, available: Sequence[int], channel_slots: int = 1, upper_band: int | None = None
     ) -> None:
         super().__init__(grid, available)
-        self.available = tuple(available)
+        self.movable = list(available)
         most_slots = max(slots.bit_length() for slots in available)
         self._channel_starts = sum(1 << first for first in range(0, most_slots, channel_slots))
         self._upper_band = most_slots if upper_band is None else upper_band
         self._allowed: dict[int, int] = {}
+        self.conflicts = ConflictCounter(most_slots)
         self.lit_on: list[dict[int, LitLightpath]] = [{} for _ in available]
         self.least_growth: dict[int, int] = {}
         """Of each lightpath: a lower bound on how much it grows in slots x links by a move; at most 0."""
-        self.edges: dict[int, tuple[int, int]] = {}
-        """Of each lightpath: the bit above its highest slot, and that of its lowest."""
 
     def allowed_starts(self, width: int) -> int:
         """Return the slots at which a lightpath of this width may begin."""
@@ -76,26 +78,30 @@ class LitSpectrum(Spectrum):
         Raises: ValueError if one of its slots is occupied (a bug in the caller).
         """
         self.occupy(lightpath.assignment)
-        for link in lightpath.assignment.route.links:
-            self.lit_on[link][lightpath.number] = lightpath
-        self._measure(lightpath)
+        self._add(lightpath)
 
-    def _measure(self, lightpath: LitLightpath) -> None:
-        block = lightpath.assignment.block
-        first = block & -block
-        self.edges[lightpath.number] = block + first, first
+    def _add(self, lightpath: LitLightpath) -> None:
+        number, lit_on, links = lightpath.number, self.lit_on, lightpath.assignment.route.links
+        for link in links:
+            lit_on[link][number] = lightpath
         least = lightpath.least_growth
         if least is None:
             least = lightpath.options[0][0] - lightpath.cost if lightpath.options else 0
-        self.least_growth[lightpath.number] = least if least < 0 else 0
+        self.least_growth[number] = least if least < 0 else 0
+        if lightpath.is_pinned:
+            for link in links:
+                self.movable[link] &= ~lightpath.assignment.block
 
     def extinguish(self, lightpath: LitLightpath) -> None:
         """Remove a lightpath."""
-        number, lit_on = lightpath.number, self.lit_on
+        number, lit_on, links = lightpath.number, self.lit_on, lightpath.assignment.route.links
         self.release(lightpath.assignment)
-        for link in lightpath.assignment.route.links:
+        for link in links:
             del lit_on[link][number]
-        del self.least_growth[number], self.edges[number]
+        del self.least_growth[number]
+        if lightpath.is_pinned:
+            for link in links:
+                self.movable[link] |= lightpath.assignment.block
 
     def move(self, move: Move) -> LitLightpath:
         """Light the new block beside the old one, then free the old one; returns the lightpath after it.
@@ -106,7 +112,5 @@ class LitSpectrum(Spectrum):
         after = replace(before, assignment=move.after, least_growth=None)
         self.occupy(move.after)
         self.extinguish(before)
-        for link in move.after.route.links:
-            self.lit_on[link][after.number] = after
-        self._measure(after)
+        self._add(after)
         return after

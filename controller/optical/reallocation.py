@@ -7,8 +7,6 @@ before break), so a move never interrupts a lightpath. A later move may use what
 first, then the least spectrum in use afterwards (slots x links); ties go to the cheaper route of the request, then to
 the lower window, so the result depends on the arguments alone.
 
-The number of conflicts of every window of a route is found at once: one saturating counter per slot, as three integers.
-
 Source: Takagi et al., "Disruption minimized spectrum defragmentation in elastic optical path networks that adopt
 distance adaptive modulation", ECOC 2011 (make before break); Yin et al., "Spectral and spatial 2D fragmentation-aware
 routing and spectrum assignment algorithms in elastic optical networks", J. Opt. Commun. Netw. 5(10) (2013) (gaps).
@@ -18,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import inf
 from typing import Final
 
 from controller.optical.candidate_routes import CandidateRoute
+from controller.optical.conflict_counter import starts_with
 from controller.optical.lit_spectrum import LitLightpath, LitSpectrum, Move, RouteOption
-from controller.optical.spectrum import Assignment, block_starts
+from controller.optical.spectrum import Assignment, block_starts, covered_slots, overlapping_starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def reallocate(
     `options`: the request's routes, cheapest first. The spectrum is not changed.
     """
     search = _Search(spectrum, policy)
-    windows = [_Windows(spectrum, option, policy) for option in options[: policy.request_routes]]
+    windows = [_Windows(spectrum, option) for option in options[: policy.request_routes]]
     for move_count in range(1, policy.max_moves + 1):
         found = search.best(windows, move_count)
         if found is not None:
@@ -79,59 +77,48 @@ def reallocate(
 class _Windows:
     """The windows of one route of the request, by the number of lightpaths that conflict with each."""
 
-    def __init__(self, spectrum: LitSpectrum, option: RouteOption, policy: MovePolicy) -> None:
+    def __init__(self, spectrum: LitSpectrum, option: RouteOption) -> None:
         self.cost, self.width, self.route = option
         self.links = self.route.link_set
-        self._spectrum, self._may_reroute = spectrum, policy.may_reroute
+        self._spectrum = spectrum
+        self._lit: dict[int, LitLightpath] = {}
+        self._counts, self._legal = b"", 0
 
-    @cached_property
-    def _lit(self) -> dict[int, LitLightpath]:
-        """The lightpaths on the route."""
-        lit: dict[int, LitLightpath] = {}
-        for link in self.route.links:
-            lit.update(self._spectrum.lit_on[link])
+    def least_growth(self) -> int:
+        """Return a lower bound on how much any lightpath on the route grows in slots x links by a move."""
+        return min(map(self._spectrum.least_growth.__getitem__, self._lit_ones()), default=0)
+
+    def _lit_ones(self) -> dict[int, LitLightpath]:
+        """Return the lightpaths on the route."""
+        lit = self._lit
+        if not lit:
+            for link in self.route.links:
+                lit.update(self._spectrum.lit_on[link])
         return lit
 
-    @cached_property
-    def least_cost(self) -> int:
-        """A lower bound on the growth of the spectrum in use, in slots x links, with one move."""
-        if not self._may_reroute:
-            return self.cost
-        least_growth = self._spectrum.least_growth
-        return self.cost + min([least_growth[number] for number in self._lit], default=0)
-
-    @cached_property
-    def _counted(self) -> tuple[tuple[int, int, int], list[tuple[int, LitLightpath]]]:
-        """The starts of windows with 1, 2 and 3 conflicts, and the starts that each lightpath conflicts with."""
-        ones = twos = more = 0  # the bits of a counter per start; more: above three, or a pinned lightpath
-        conflicts: list[tuple[int, LitLightpath]] = []
-        further, edges = self.width - 1, self._spectrum.edges
-        for number, lightpath in self._lit.items():
-            above, first = edges[number]
-            starts = (above << further) - first >> further
-            if lightpath.is_pinned:
-                more |= starts
-                continue
-            conflicts.append((starts, lightpath))
-            carry = ones & starts
-            ones ^= starts
-            more |= twos & carry
-            twos ^= carry
-        available = -1
-        for link in self.route.links:
-            available &= self._spectrum.available[link]
-        legal = block_starts(available, self.width) & self._spectrum.allowed_starts(self.width) & ~more
-        return (ones & ~twos & legal, twos & ~ones & legal, ones & twos & legal), conflicts
+    def _starts(self, count: int) -> int:
+        """Return the starts of windows with so many conflicts, without those that no move can free."""
+        if not self._counts:
+            blocks = [lightpath.assignment.block for lightpath in self._lit_ones().values()]
+            self._counts = self._spectrum.conflicts.counts(blocks, self.width)
+            movable = -1
+            for link in self.route.links:
+                movable &= self._spectrum.movable[link]
+            self._legal = block_starts(movable, self.width) & self._spectrum.allowed_starts(self.width)
+        return starts_with(self._counts, count) & self._legal
 
     def with_conflicts(self, count: int) -> Iterator[tuple[int, list[LitLightpath]]]:
         """Yield the windows, lowest first, that 1 to 3 lightpaths conflict with, and these."""
-        by_count, conflicts = self._counted
-        starts = by_count[count - 1]
+        starts = self._starts(count)
         if not starts:
             return
+        width, slots = self.width, covered_slots(starts, self.width)
         in_the_way: dict[int, list[LitLightpath]] = {}
-        for blocked, lightpath in conflicts:
-            blocked &= starts
+        for lightpath in self._lit.values():
+            block = lightpath.assignment.block
+            if not block & slots:
+                continue
+            blocked = overlapping_starts(block, width) & starts
             while blocked:
                 start = blocked & -blocked
                 blocked ^= start
@@ -143,9 +130,9 @@ class _Windows:
             yield start, in_the_way[start]
 
 
-_Destination = tuple[int, int, CandidateRoute, int, int, int]
-"""A route that a lightpath may take, before any move: by how much it grows in slots x links, slots, route, links as
-bits, the slots that are free on all of them, and the starts of blocks that fit.
+_Destination = tuple[int, int, CandidateRoute, int]
+"""A route that a lightpath may take, before any move: by how much it grows in slots x links, slots, route, and the
+starts of blocks that are free on it.
 """
 
 
@@ -157,14 +144,16 @@ class _Search:
         self._allowed_starts = spectrum.allowed_starts
         self._policy = policy
         self._trials = policy.max_trials
-        self._destinations: dict[int, tuple[list[_Destination], Iterator[RouteOption]]] = {}
+        self._destinations: dict[int, tuple[list[_Destination], list[_Destination]]] = {}
 
     def best(self, windows: Sequence[_Windows], move_count: int) -> Reallocation | None:
         """Return the moves of so many lightpaths after which the least spectrum is in use."""
         best_score, best, least_growth = 0, None, self._least_growth
         for window in windows:
-            if best is not None and move_count == 1 and window.least_cost >= best_score:
-                continue
+            if best is not None and move_count == 1:
+                least = window.least_growth() if self._policy.may_reroute else 0
+                if window.cost + least >= best_score:
+                    continue
             slots = (1 << window.width) - 1
             for start, conflicting in window.with_conflicts(move_count):
                 if self._trials <= 0:
@@ -234,14 +223,16 @@ class _Search:
         None if it would grow by `limit` or more.
         """
         self._trials -= 1
-        for growth, width, route, links, free, starts in self._destinations_of(lightpath):
+        if lightpath.number not in self._destinations:
+            self._destinations[lightpath.number] = self._destinations_of(lightpath)
+        every, free_before = self._destinations[lightpath.number]
+        for growth, width, route, starts in every if changed else free_before:
             if growth >= limit:
                 return None
-            if links & changed_links:
-                free = self._common(route, changed)
-                starts = block_starts(free, width) & self._allowed_starts(width)
-            if starts and links & window_links:
-                starts = block_starts(free & ~block, width) & self._allowed_starts(width)
+            if route.link_set & changed_links:
+                starts = block_starts(self._common(route, changed), width) & self._allowed_starts(width)
+            if starts and route.link_set & window_links:
+                starts &= ~overlapping_starts(block, width)
             if starts:
                 return growth, Assignment(route, (starts & -starts) * ((1 << width) - 1))
         return None
@@ -253,18 +244,22 @@ class _Search:
             common &= changed[link] if link in changed else free[link]
         return common
 
-    def _destinations_of(self, lightpath: LitLightpath) -> Iterator[_Destination]:
-        """Yield the routes that a lightpath may take, cheapest first, its own before others of the same cost."""
-        if lightpath.number not in self._destinations:
-            self._destinations[lightpath.number] = [], iter(self._options_of(lightpath))
-        known, others = self._destinations[lightpath.number]
-        yield from known
-        own_cost = lightpath.cost
-        for cost, width, route in others:
-            free = self._common(route, {})
-            starts = block_starts(free, width) & self._allowed_starts(width)
-            known.append((cost - own_cost, width, route, route.link_set, free, starts))
-            yield known[-1]
+    def _destinations_of(self, lightpath: LitLightpath) -> tuple[list[_Destination], list[_Destination]]:
+        """Return the routes that a lightpath may take, cheapest first, its own before others of the same cost.
+
+        Then those of them with a free block before any move.
+        """
+        free, own_cost = self._free, lightpath.cost
+        destinations: list[_Destination] = []
+        for cost, width, route in self._options_of(lightpath):
+            common = -1
+            for link in route.links:
+                common &= free[link]
+            starts = block_starts(common, width)
+            if starts:
+                starts &= self._allowed_starts(width)
+            destinations.append((cost - own_cost, width, route, starts))
+        return destinations, [destination for destination in destinations if destination[3]]
 
     def _options_of(self, lightpath: LitLightpath) -> list[RouteOption]:
         own = lightpath.assignment.route

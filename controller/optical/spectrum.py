@@ -116,6 +116,19 @@ def block_starts(free: int, width: int) -> int:
     return free
 
 
+def covered_slots(starts: int, width: int) -> int:
+    """Return the slots of the blocks of `width` slots that begin at these starts."""
+    for shift in _SHIFTS[width]:
+        starts |= starts << shift
+    return starts
+
+
+def overlapping_starts(block: int, width: int) -> int:
+    """Return the slots at which a block of `width` slots starts that has a slot of this block."""
+    first = block & -block
+    return ((block + first << width - 1) - first) >> width - 1
+
+
 def starts_within_bands(starts: int, width: int, first_of_upper: int) -> int:
     """Return those of the starts from which a block does not cross into the band that begins at a slot."""
     crossing = ((1 << width - 1) - 1 << first_of_upper) >> width - 1

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from controller.optical.candidate_routes import CandidateRoute, CandidateRoutes
 from controller.optical.rsa import BY_COST, GAP_AWARE, TUNED, RouteOrder, assign
-from controller.optical.spectrum import Spectrum, block_starts, starts_within_bands
+from controller.optical.spectrum import (
+    Spectrum,
+    block_starts,
+    covered_slots,
+    overlapping_starts,
+    starts_within_bands,
+)
 from controller.optical.spectrum_grid import FIXED, FLEXIBLE, modulation_for
 from tests.property.strategies import GRID, REACHES, plants
 
@@ -30,6 +36,19 @@ def brute_force_starts(free: int, width: int, slots: int) -> int:
 @given(st.integers(0, 2**16 - 1), st.integers(1, 16))
 def test_block_starts_are_where_that_many_slots_are_free_side_by_side(free: int, width: int) -> None:
     assert block_starts(free, width) == brute_force_starts(free, width, 16)
+
+
+@given(st.integers(0, 2**16 - 1), st.integers(1, 8))
+def test_the_slots_of_blocks_are_those_from_each_start_on(starts: int, width: int) -> None:
+    blocks = [((1 << width) - 1) << first for first in range(16) if starts >> first & 1]
+    assert covered_slots(starts, width) == sum(1 << slot for slot in range(32) if any(b >> slot & 1 for b in blocks))
+
+
+@given(st.integers(0, 12), st.integers(1, 4), st.integers(1, 8))
+def test_overlapping_blocks_start_up_to_their_width_below_a_block(first: int, slots: int, width: int) -> None:
+    block = ((1 << slots) - 1) << first
+    expected = [start for start in range(20) if block & ((1 << width) - 1) << start]
+    assert overlapping_starts(block, width) == sum(1 << start for start in expected)
 
 
 @given(st.integers(0, 2**16 - 1), st.integers(1, 8), st.integers(1, 15))
