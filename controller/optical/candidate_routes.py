@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, pairwise
+from math import inf
 
 import networkx as nx
 
@@ -32,6 +33,10 @@ class CandidateRoute:
     def __post_init__(self) -> None:
         object.__setattr__(self, "link_set", sum(1 << link for link in self.links))
         object.__setattr__(self, "adjacent_set", sum(1 << link for link in self.adjacent))
+
+
+BoundedCandidate = tuple[float, int, int, int, CandidateRoute]
+"""The least that any later candidate can cost, slots x links, slots, links, route."""
 
 
 class CandidateRoutes:
@@ -67,6 +72,7 @@ class CandidateRoutes:
             self._graph.add_edge(a, b, km=length_km)
         self._between: dict[tuple[str, str], tuple[CandidateRoute, ...]] = {}
         self._tries: dict[tuple[str, str, int], tuple[tuple[int, int, CandidateRoute], ...]] = {}
+        self._bounded: dict[tuple[str, str, int, float], tuple[BoundedCandidate, ...]] = {}
         self._size_of: dict[float, int] = {}
         self.all_free = (grid.all_free,) * len(self.link_names)
         self._sizes: dict[tuple[int, ...], int] = {}
@@ -88,9 +94,7 @@ class CandidateRoutes:
         """Return (slots x links, slots, route) for each candidate at that rate, cheapest first."""
         size_class = self._size_of.get(rate_gbps)
         if size_class is None:
-            # Rates that need equally many slots in every format share the cached order.
-            widths = tuple(self.grid.slots_for(rate_gbps, modulation.bits_per_symbol) for modulation in self._table)
-            size_class = self._size_of[rate_gbps] = self._sizes.setdefault(widths, len(self._sizes))
+            size_class = self._size_class(rate_gbps)
         key = source, destination, size_class
         candidates = self._tries.get(key)
         if candidates is None:
@@ -100,6 +104,30 @@ class CandidateRoutes:
             candidates = tuple(sorted(zip(costs, widths, routes, strict=True), key=lambda candidate: candidate[0]))
             self._tries[key] = candidates
         return candidates
+
+    def bounded_candidates(
+        self, source: str, destination: str, rate_gbps: float, filled: float
+    ) -> tuple[BoundedCandidate, ...]:
+        """Return the candidates with what the later ones cost at least if each link saves `filled`."""
+        size_class = self._size_of.get(rate_gbps)
+        if size_class is None:
+            size_class = self._size_class(rate_gbps)
+        key = source, destination, size_class, filled
+        bounded = self._bounded.get(key)
+        if bounded is None:
+            least, backwards = inf, []
+            for cost, width, route in reversed(self.candidates(source, destination, rate_gbps)):
+                link_count = len(route.links)
+                least = min(least, cost - filled * link_count)
+                backwards.append((least, cost, width, link_count, route))
+            bounded = self._bounded[key] = tuple(reversed(backwards))
+        return bounded
+
+    def _size_class(self, rate_gbps: float) -> int:
+        """Return the number of the rates that need equally many slots in every format: they share cached orders."""
+        widths = tuple(self.grid.slots_for(rate_gbps, modulation.bits_per_symbol) for modulation in self._table)
+        size_class = self._size_of[rate_gbps] = self._sizes.setdefault(widths, len(self._sizes))
+        return size_class
 
     def _shortest(self, source: str, destination: str) -> list[CandidateRoute]:
         try:

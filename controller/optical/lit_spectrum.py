@@ -84,9 +84,9 @@ class LitSpectrum(Spectrum):
         number, lit_on, links = lightpath.number, self.lit_on, lightpath.assignment.route.links
         for link in links:
             lit_on[link][number] = lightpath
-        least = lightpath.least_growth
+        least, options = lightpath.least_growth, lightpath.options
         if least is None:
-            least = lightpath.options[0][0] - lightpath.cost if lightpath.options else 0
+            least = options[0][0] - len(links) * lightpath.assignment.block.bit_count() if options else 0
         self.least_growth[number] = least if least < 0 else 0
         if lightpath.is_pinned:
             for link in links:

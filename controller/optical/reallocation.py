@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import itemgetter
 from typing import Final
 
 from controller.optical.candidate_routes import CandidateRoute
@@ -187,8 +188,8 @@ class _Search:
         of trials, and thus what is found, does not depend on it.
         """
         best: tuple[int, tuple[Move, ...]] | None = None
-        least = sum([self._least_growth[lightpath.number] for lightpath in conflicting])
         last = len(conflicting) == 1
+        least = 0 if last else sum([self._least_growth[lightpath.number] for lightpath in conflicting])
         for lightpath in conflicting:
             destination = self._destination(
                 lightpath, window_links, block, changed, changed_links, limit if last else inf
@@ -266,7 +267,7 @@ class _Search:
         options = [(lightpath.cost, lightpath.assignment.width, own)]
         if self._policy.may_reroute:
             options += [each for each in lightpath.options[: self._policy.moved_routes] if each[2].links != own.links]
-            options.sort(key=lambda option: option[0])
+            options.sort(key=itemgetter(0))
         return options
 
     def _after(self, move: Move, changed: dict[int, int]) -> dict[int, int]:

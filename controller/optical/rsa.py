@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from controller.optical.candidate_routes import CandidateRoute, CandidateRoutes
-from controller.optical.spectrum import Assignment, Spectrum, block_starts
+from controller.optical.candidate_routes import BoundedCandidate, CandidateRoutes
+from controller.optical.spectrum import BLOCK_SHIFTS, Assignment, Spectrum, block_starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,9 @@ def assign(
     if order.is_sequential:
         return _assign_sequentially(spectrum, routes, source, destination, rate_gbps, order.most_used)
     if order.split or order.filled:
-        return _assign_by_gaps(spectrum, routes.candidates(source, destination, rate_gbps), order)
+        return _assign_by_gaps(
+            spectrum, routes.bounded_candidates(source, destination, rate_gbps, order.filled), order
+        )
     best_score, best_route, best_block = inf, None, 0
     free, total = spectrum.free, spectrum.grid.slots
     position, load = order.position, order.load / total
@@ -106,7 +108,7 @@ def assign(
 
 
 def _assign_by_gaps(
-    spectrum: Spectrum, candidates: Sequence[tuple[int, int, CandidateRoute]], order: RouteOrder
+    spectrum: Spectrum, candidates: Sequence[BoundedCandidate], order: RouteOrder
 ) -> Assignment | None:
     """Return the best route and block with the terms for split and filled gaps.
 
@@ -114,25 +116,22 @@ def _assign_by_gaps(
     these: of each row of adjacent starts only the first and the last are compared. But for `misaligned`, one of them is
     best.
     """
-    best_score, best_route, best_block = inf, None, 0
+    best_score, best_route, best_block, compared = inf, None, 0, 0
     free, free_links, total = spectrum.free, spectrum.free_links, spectrum.grid.slots
     load, split, filled = order.load / total, order.split, order.filled
-    misaligned, position_per_link = order.misaligned, order.position_per_link
-    compared = 0
-    least_share = 1 - filled / (1 + spectrum.grid.guard_slots)  # of its cost, the least score of any route
-    for cost, width, route in candidates:
-        link_count = cost // width
+    misaligned, position_per_link, uneven = order.misaligned, order.position_per_link, split - filled
+    for least_of_rest, cost, width, link_count, route in candidates:
         most_filled = filled * link_count
         if cost - most_filled >= best_score:
-            if cost * least_share >= best_score:
+            if least_of_rest >= best_score:
                 break
             continue
-        links = route.links
-        common = -1
+        links, common = route.links, -1
         for link in links:
             common &= free[link]
-        starts = block_starts(common, width)
-        if not starts:
+        for shift in BLOCK_SHIFTS[width]:
+            common &= common >> shift
+        if not common:
             continue
         compared += 1
         if compared > MOST_COMPARED:
@@ -147,8 +146,9 @@ def _assign_by_gaps(
         if route_score - most_filled >= best_score:
             continue
         link_set, adjacent_set = route.link_set, route.adjacent_set
-        next_power = 1 << int(route_score).bit_length()
-        ends = starts & ~(starts << 1 & starts >> 1)
+        below_it, above_it = common << 1, common >> 1
+        alone = common & ~(below_it | above_it)  # others have a side free on every link: their gaps add 0 or more
+        ends = alone if route_score >= best_score else common & ~(below_it & above_it)
         while ends:
             start = ends & -ends
             ends ^= start
@@ -156,9 +156,12 @@ def _assign_by_gaps(
             score = route_score + position * first
             if score - most_filled >= best_score:
                 break
+            if score >= best_score and not start & alone:
+                continue
             below, above = free_links[first - 1] & link_set, free_links[first + width] & link_set
-            splits = (below & above).bit_count()
-            gaps = split * splits - filled * (link_count - (below | above).bit_count())
+            gaps = filled * (below.bit_count() + above.bit_count() - link_count)  # a link without side: -1, of two: 1
+            if uneven:
+                gaps += uneven * (below & above).bit_count()
             least_score = score + gaps - MOST_ROUNDED
             if least_score >= best_score:
                 continue
@@ -166,23 +169,22 @@ def _assign_by_gaps(
             for column in free_links[first : first + width]:
                 free_adjacent += (column & adjacent_set).bit_count()
             misalignment = misaligned * free_adjacent
-            if least_score + misalignment >= best_score:
-                continue
-            if splits and score + split * splits >= next_power:
-                score = _with_gaps(score, order, links, below, above)
-            else:  # below the next power of two whole numbers are added exactly, in any order
-                score += gaps
-            score += misalignment
-            if score < best_score:
-                best_score, best_route, best_block = score, route, start * ((1 << width) - 1)
+            if least_score + misalignment < best_score:
+                score = _with_gaps(score, gaps, order, links, below, above) + misalignment
+                if score < best_score:
+                    best_score, best_route, best_block = score, route, start * ((1 << width) - 1)
     return None if best_route is None else Assignment(best_route, best_block)
 
 
-def _with_gaps(score: float, order: RouteOrder, links: Sequence[int], below: int, above: int) -> float:
-    """Return the score with the terms for gaps, added link by link so that ties are rounded alike.
+def _with_gaps(score: float, gaps: float, order: RouteOrder, links: Sequence[int], below: int, above: int) -> float:
+    """Return the score with the terms for gaps, as if added link by link, so that ties are rounded alike.
 
-    `below`, `above`: the links as bits on which the slot below the block, or that above it, is free.
+    `gaps`: the sum of these terms; `below`, `above`: the links as bits on which the slot below the block, or that
+    above it, is free.
     """
+    splits = (below & above).bit_count()
+    if not splits or score + order.split * splits < 1 << int(score).bit_length():
+        return score + gaps  # below the next power of two whole numbers are added exactly, in any order
     for link in links:
         is_free_below, is_free_above = below >> link & 1, above >> link & 1
         if is_free_below and is_free_above:

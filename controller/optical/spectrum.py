@@ -56,29 +56,28 @@ class Spectrum:
 
         Raises: ValueError if one of its slots is occupied (a bug in the caller).
         """
-        block, free = assignment.block, self.free
-        for link in assignment.route.links:
+        block, route, free = assignment.block, assignment.route, self.free
+        for link in route.links:
             left = free[link] ^ block
             if left & block:
                 raise ValueError(f"slots {assignment.first}+{assignment.width} of link {link} are taken")
             free[link] = left
-        if self._free_links is not None:
-            self._change(self._free_links, assignment)
+        free_links = self._free_links
+        if free_links is not None:
+            links = route.link_set
+            for slot in range((block & -block).bit_length() - 1, block.bit_length()):
+                free_links[slot] ^= links
 
     def release(self, assignment: Assignment) -> None:
         """Free a block."""
-        block, free = assignment.block, self.free
-        for link in assignment.route.links:
+        block, route, free = assignment.block, assignment.route, self.free
+        for link in route.links:
             free[link] |= block
-        if self._free_links is not None:
-            self._change(self._free_links, assignment)
-
-    @staticmethod
-    def _change(free_links: list[int], assignment: Assignment) -> None:
-        """Add the links to the sets of the block's slots, or remove them."""
-        block, links = assignment.block, assignment.route.link_set
-        for slot in range((block & -block).bit_length() - 1, block.bit_length()):
-            free_links[slot] ^= links
+        free_links = self._free_links
+        if free_links is not None:
+            links = route.link_set
+            for slot in range((block & -block).bit_length() - 1, block.bit_length()):
+                free_links[slot] |= links
 
     def most_used(self, starts: int, width: int) -> int:
         """Return the start, out of these, whose block of `width` slots is used on most links, the lowest on a tie."""
@@ -106,19 +105,19 @@ class _Shifts(dict[int, tuple[int, ...]]):
         return self[width]
 
 
-_SHIFTS: Final = _Shifts()
+BLOCK_SHIFTS: Final = _Shifts()
 
 
 def block_starts(free: int, width: int) -> int:
     """Return the slots at which a free block of `width` slots starts."""
-    for shift in _SHIFTS[width]:
+    for shift in BLOCK_SHIFTS[width]:
         free &= free >> shift
     return free
 
 
 def covered_slots(starts: int, width: int) -> int:
     """Return the slots of the blocks of `width` slots that begin at these starts."""
-    for shift in _SHIFTS[width]:
+    for shift in BLOCK_SHIFTS[width]:
         starts |= starts << shift
     return starts
 
