@@ -5,7 +5,10 @@ A fibre's spectrum is divided into frequency slots. A lightpath occupies the sam
 
 A route costs slots x links. Among the feasible routes the one with the least cost plus the terms for position and load
 (`RouteOrder`) is taken; on a route, the lowest block (first fit) or the one whose slots are used on most links (most
-used). Routes are examined by rising cost, so the search ends at the first that costs more than the best found. The
+used). Routes are examined by rising cost, so the search ends at the first that costs more than the best found. A gap of
+a link contains every block that is free on the whole route, so both of its sides touch only the ends of these: with the
+terms for gaps, of each row of adjacent starts only the first and the last are compared (but for `misaligned`, one of
+them is best), and those with a free slot beside them on every link cannot score less than the route. The
 classical orders, which take the first feasible route, are available too; `bench/harness/route_order_search.py` finds
 the best order for a map.
 
@@ -107,24 +110,17 @@ def assign(
     return None if best_route is None else Assignment(best_route, best_block)
 
 
-def _assign_by_gaps(
-    spectrum: Spectrum, candidates: Sequence[BoundedCandidate], order: RouteOrder
-) -> Assignment | None:
-    """Return the best route and block with the terms for split and filled gaps.
-
-    A gap of a link contains every block that is free on the whole route, so both of its sides touch only the ends of
-    these: of each row of adjacent starts only the first and the last are compared. But for `misaligned`, one of them is
-    best.
-    """
+def _assign_by_gaps(spectrum: Spectrum, routes: Sequence[BoundedCandidate], order: RouteOrder) -> Assignment | None:
+    """Return the best route and block with the terms for gaps, at the first or the last of a row of starts."""
     best_score, best_route, best_block, compared = inf, None, 0, 0
     free, free_links, total = spectrum.free, spectrum.free_links, spectrum.grid.slots
     load, split, filled = order.load / total, order.split, order.filled
     misaligned, position_per_link, uneven = order.misaligned, order.position_per_link, split - filled
-    for least_of_rest, cost, width, link_count, route in candidates:
+    for least_of_rest, cost, width, link_count, route in routes:
+        if least_of_rest >= best_score:
+            break
         most_filled = filled * link_count
         if cost - most_filled >= best_score:
-            if least_of_rest >= best_score:
-                break
             continue
         links, common = route.links, -1
         for link in links:
@@ -137,18 +133,16 @@ def _assign_by_gaps(
         if compared > MOST_COMPARED:
             break
         position = order.position + position_per_link * link_count
-        route_score = cost + position
-        if load:
-            occupied = total * link_count
-            for link in links:  # here and below, loops: comprehensions would cost a call each
-                occupied -= free[link].bit_count()
-            route_score += load * width * occupied
+        occupied = total * link_count
+        for link in links:  # here and below, loops: comprehensions would cost a call each
+            occupied -= free[link].bit_count()
+        route_score = cost + position + load * width * occupied
         if route_score - most_filled >= best_score:
             continue
         link_set, adjacent_set = route.link_set, route.adjacent_set
-        below_it, above_it = common << 1, common >> 1
-        alone = common & ~(below_it | above_it)  # others have a side free on every link: their gaps add 0 or more
-        ends = alone if route_score >= best_score else common & ~(below_it & above_it)
+        after, before = common << 1, common >> 1
+        alone = common & ~(after | before)
+        ends = alone if route_score >= best_score else common & ~(after & before)
         while ends:
             start = ends & -ends
             ends ^= start
