@@ -94,7 +94,7 @@ def _compute_routes(routes: CandidateRoutes, sites: Sequence[str]) -> None:
     """Compute the routes, and their order for every rate, before the measurement."""
     for source, destination in permutations(sites, 2):
         for rate_gbps in range(RATES_GBPS[0], RATES_GBPS[1] + 1):
-            routes.candidates(source, destination, rate_gbps)
+            routes.bounded_candidates(source, destination, rate_gbps, GAP_AWARE.filled)
 
 
 def _run(setting: Setting, routes: CandidateRoutes, scheme: Scheme, wanted: Sequence[Demand], warm_up: int) -> Outcome:

@@ -172,6 +172,18 @@ def test_the_format_with_most_bits_that_reaches_is_chosen() -> None:
     assert [modulation_for(km, REACHES) for km in (300.0, 300.1, 900.1)] == [*REACHES, None]
 
 
+@given(plants(), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([10.0, 50.0, 120.0]))
+def test_candidates_know_what_later_ones_cost_at_least(routes: CandidateRoutes, filled: float, rate: float) -> None:
+    source, destination = routes.link_names[0].split("->")
+    bounded = routes.bounded_candidates(source, destination, rate, filled)
+    assert [(cost, width, route) for _, cost, width, _, route in bounded] == [
+        *routes.candidates(source, destination, rate)
+    ]
+    for number, (least_of_rest, _, _, link_count, route) in enumerate(bounded):
+        assert link_count == len(route.links)
+        assert least_of_rest == min(cost - filled * links for _, cost, _, links, _ in bounded[number:])
+
+
 def test_routes_are_sorted_by_length_or_hops_only() -> None:
     with pytest.raises(ValueError, match="length, hops or hops/efficiency"):
         CandidateRoutes({("a", "b"): 1.0}, 1, by="colour")
