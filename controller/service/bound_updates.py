@@ -34,6 +34,13 @@ LOAD_SHARE = 0.01
 FALL_INTERVAL_S = 10.0
 """Bounds that have fallen are told at most this often, so that a neighbour that comes and goes causes few events."""
 
+START_WAIT_S = 10.0
+"""How long after the start nothing is told unless a client asks, so that it delays no switch that is not in step yet.
+"""
+
+TELLING_SHARE = 0.1
+"""Share of the time that telling takes while many reservations are told."""
+
 MAX_TOLD = 64
 """Reservations told in one transaction."""
 
@@ -67,8 +74,6 @@ class BoundUpdates:
         """Follow the reservations that have been loaded, and start the thread."""
         self._published.extend(self._store.published)
         self._state.listeners = (*self._state.listeners, self._on_event)
-        # The meters that switches have are not known yet: bounds only seem to have fallen.
-        self._next_fall_s = time.monotonic() + self._fall_interval_s
         self._thread.start()
 
     def stop(self) -> None:
@@ -103,6 +108,9 @@ class BoundUpdates:
     # The thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._wait_for_switches()
+        # The meters of switches that are away are not known yet: bounds only seem to have fallen.
+        self._next_fall_s = time.monotonic() + self._fall_interval_s
         pause_s = INTERVAL_S
         while not self._stopping.wait(pause_s):
             started_s = time.monotonic()
@@ -112,6 +120,12 @@ class BoundUpdates:
                 # The thread must survive any error; what is due stays due.
                 log.exception("bounds could not be told anew")
             pause_s = max(INTERVAL_S, (time.monotonic() - started_s) / LOAD_SHARE)
+
+    def _wait_for_switches(self) -> None:
+        until_s, count = time.monotonic() + START_WAIT_S, len(self._state.network.switches)
+        while len(self._state.switches.in_step()) < count and time.monotonic() < until_s:
+            if self._stopping.wait(INTERVAL_S):
+                return
 
     def process(self) -> None:
         """Tell anew every reservation whose bounds have grown, and now and then those whose bounds have fallen."""
@@ -182,8 +196,11 @@ class BoundUpdates:
             else:
                 due.discard(reservation_id)
         for first in range(0, len(outdated), MAX_TOLD):
+            started_s = time.monotonic()
             with self._state.lock:
                 due -= self._tell(outdated[first : first + MAX_TOLD], with_falls)
+            if first + MAX_TOLD < len(outdated):  # requests and switches are not to wait for thousands
+                self._stopping.wait((time.monotonic() - started_s) / TELLING_SHARE)
 
     def _tell(self, reservation_ids: Collection[str], with_falls: bool) -> set[str]:
         """Record and publish new versions where bounds are outdated; returns the ids that are done. Under the lock.

@@ -29,7 +29,7 @@ from topologies.plants.doubts import doubts_about_directions, doubts_about_names
 from topologies.plants.plant import Fibre, Plant, Site, distance_km, fibre_km
 from topologies.plants.unplaced import Unplaced, settle
 from topologies.problems import MapError, listed
-from topologies.readers.site_names import keys_by_name, nearest, unique_labels
+from topologies.readers.site_names import keys_by_name, nearest, unique_labels, without_controls
 from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, is_plane_in_km, number_of, off_globe
 
 SAME_PLACE_KM = 1.0
@@ -215,7 +215,7 @@ class _Survey:
         sites = tuple(site for key, site in self.sites.items() if key in kept)
         fibres = self._with_rates(fibres)
         name, source = self.network.name, self.network.source
-        return Plant(name, source, sites, tuple(fibres), tuple(dict.fromkeys(self.notes)))
+        return Plant(name, source, sites, tuple(fibres), tuple(dict.fromkeys(map(without_controls, self.notes))))
 
     def _has_length(self, span: StatedSpan) -> bool:
         return span.length_km is not None or span.distance_km is not None

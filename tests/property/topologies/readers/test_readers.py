@@ -100,3 +100,12 @@ def test_a_changed_value_makes_a_plant_without_anything_impossible_or_a_sentence
         check(plant)
     except MapError as error:
         assert "no two sites between which anything can be reserved" in str(error)
+
+
+def test_texts_of_a_file_in_notes_have_no_control_characters(tmp_path: Path) -> None:
+    path = tmp_path / "net.json"
+    number = next(number for number, each in enumerate(GNPY["elements"]) if each["type"] == "Fiber")
+    path.write_text(json.dumps(changed(GNPY, ("elements", number, "type_variety"), "A\x00\nB")))
+    plant = read_plant(str(path), SurveyOptions())
+    assert "fibres of type A B are computed as SSMF" in plant.notes
+    check(plant)
