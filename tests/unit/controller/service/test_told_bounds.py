@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
+from controller.dataplane.southbound import Reading
 from controller.domain.events import BoundsChanged, ServiceEvent
 from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import LatencyNotMet
+from controller.service.bound_updates import INTERVAL_S, START_WAIT_S
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
-from tests.unit.controller.simulated_switches import running_service
+from machine.polling import wait_until
+from tests.unit.controller.simulated_switches import PAIR, ConfirmingSwitches, running_service
 
 MBPS = 1_000_000
 
@@ -68,3 +74,39 @@ def test_rates_are_exchanged_at_once_and_no_bound_is_told_anew(service: Service)
         service._bound_updates.process()
         service.queries.reservation(promised)
     assert [event.cause for event in told if event.reservation.id == promised] == []
+
+
+class UnreadSwitches(ConfirmingSwitches):
+    """Switches whose states are read only after `answer`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Future[Reading]] = []
+
+    def read_state(self, datapath_id: int, timeout_s: float, on_request: Callable[[], None]) -> Future[Reading]:
+        super().read_state(datapath_id, timeout_s, on_request)
+        self.waiting.append(Future())
+        return self.waiting[-1]
+
+    def answer(self) -> None:
+        """Answer the readings, with no entries."""
+        while self.waiting:
+            self.waiting.pop().set_result(Reading({}, ()))
+
+
+def test_after_a_start_bounds_are_followed_once_the_switches_are_in_step(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with running_service(Ledger(url, "pair")) as first:
+        identity = reserve(first, flow("a", "edge1", 9003, 5 * MBPS, 40_000))
+    switches = UnreadSwitches()
+    service = Service(PAIR, switches, Ledger(url, "pair"))
+    service.start()
+    try:
+        wait_until(lambda: len(switches.waiting) == len(PAIR.switches))
+        time.sleep(5 * INTERVAL_S)
+        assert service._bound_updates.followed() == frozenset()
+        switches.answer()
+        wait_until(lambda: service._bound_updates.followed() == {identity}, START_WAIT_S / 2)
+    finally:
+        switches.answer()
+        service.stop()
