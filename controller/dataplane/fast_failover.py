@@ -70,7 +70,7 @@ def forwarding_entries(
     return _unprotected_entries(network, placement.path, label, destination, cookie)
 
 
-@bounded_cache(4 * MIB, entry_bytes=4096)
+@bounded_cache(2 * MIB, entry_bytes=4096)
 def _unprotected_entries(
     network: Network, path: Path, label: str, destination: str, cookie: int
 ) -> PlacedEntries:
@@ -79,7 +79,7 @@ def _unprotected_entries(
     return tuple([factory.forward(ingress, egress) for ingress, egress in reversed(hops(network, path))])
 
 
-@bounded_cache(4 * MIB, entry_bytes=4096)
+@bounded_cache(2 * MIB, entry_bytes=4096)
 def _protected_entries(network: Network, placement: Placement, cookie: int, on_backup: bool) -> PlacedEntries:
     working = hops(network, placement.path)
     factory = FlowEntryFactory(network, flow_label(network, placement), placement.flow.destination, cookie)
