@@ -6,6 +6,7 @@ server: for each line of its input, a JSON list, it prints the pid of a new proc
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import json
@@ -32,9 +33,11 @@ class ForkServer:
     @functools.cached_property
     def _process(self) -> subprocess.Popen[str]:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of the fork server become our children
-        return subprocess.Popen([sys.executable, "-m", __name__, self._kind], text=True, bufsize=1, cwd=ROOT,
-                                env={**os.environ, "OMP_NUM_THREADS": "1", **self._environment}, stdin=subprocess.PIPE,
-                                stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-m", __name__, self._kind], text=True, bufsize=1, cwd=ROOT,
+                                   env={**os.environ, "OMP_NUM_THREADS": "1", **self._environment},
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        atexit.register(_end, process)
+        return process
 
     def start(
         self, log: Path, arguments: tuple[str, ...], program: str = "paceline", host: int | None = None,
@@ -50,6 +53,17 @@ class ForkServer:
             json.dumps([str(log.absolute()), str((errors or log).absolute()), program, host, *arguments]) + "\n"
         )
         return ForkedProcess(int(replies.readline()))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a fork server: it ends with its input, unless another process holds that open."""
+    for stream in filter(None, (process.stdin, process.stdout)):
+        stream.close()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 FORK_SERVER, CONTROLLER_FORK_SERVER = ForkServer("training"), ForkServer("controllers")
