@@ -207,7 +207,7 @@ class Service:
             old_meters = self._store.live.meter_bursts(before.id)
             with self._store.undone_if_refused() as undo:
                 self._store.add(changed, admitted)
-                while is_installed:
+                while is_installed:  # repeated where a port's meters have grown: its delay does not depend on them
                     transition_id = self._store.book_transition(before, changed)
                     draining_id = self._store.begin_drain(before, changed, old_meters)
                     others = self._store.others_as_grown(changed, draining_id)
